@@ -1,0 +1,1 @@
+"""From any Hugging Face model folder to a checked, deployable file. Knows nothing of training."""

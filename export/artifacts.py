@@ -1,0 +1,105 @@
+"""What the stages hand to one another: small frozen objects that name folders on disk, and how they are hashed.
+
+A stage's result knows its own folder but does not store it, so that a run folder can be moved. Nothing here loads a
+model; `export.stage` writes and reads these objects.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from export.errors import ModelError
+from export.frozen import Frozen
+
+EngineName = Literal["hf", "llama_cpp"]
+
+
+class StageResult(Frozen):
+    """What a finished stage left in `folder`; every other path in a result is relative to it."""
+
+    folder: Path = Field(exclude=True)
+
+    def at(self, folder: Path) -> "StageResult":
+        """The same result, found in another place: where the folder was moved to when the stage was complete."""
+        return self.model_copy(update={"folder": folder})
+
+
+class ModelFolder(StageResult):
+    """A complete Hugging Face model folder in 16 or 32 bits: weights, config, tokenizer, chat template."""
+
+    dtype: str
+    base: str
+    chat_template_sha256: str
+    merged_onto: str | None = None
+
+
+class Fallback(Frozen):
+    """Something that could not be done as asked and was done otherwise; part of a result, never only a log line."""
+
+    what: str
+    asked: str
+    used: str
+    reason: str
+
+
+class QuantizedModel(StageResult):
+    """A file or folder that ships, with what was really made of the weights.
+
+    `bits_per_weight` is the artifact's weight bytes times 8 over its number of weights; `tensor_types` counts the
+    tensors stored in each type; `tools` names the versions that wrote it.
+    """
+
+    subject: str
+    file_name: str | None
+    engine: EngineName
+    size_bytes: int
+    bits_per_weight: float
+    sha256: str
+    tensor_types: dict[str, int] = Field(default_factory=dict)
+    fallbacks: tuple[Fallback, ...] = ()
+    tools: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """What a runtime is given: the GGUF file, or the folder."""
+        return self.folder / self.file_name if self.file_name else self.folder
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_folder(folder: Path) -> str:
+    """SHA-256 over the names and bytes of every file below `folder`, in name order; the manifest is left out."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def size_of_folder_bytes(folder: Path) -> int:
+    """Bytes of every file below `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The model folder's config.json. Raises ModelError when the folder holds no model."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no config.json. Give a Hugging Face folder.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(config, dict)
+    return config

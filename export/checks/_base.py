@@ -1,0 +1,86 @@
+"""What a check is: arithmetic over what an engine was seen to do.
+
+Running a model is slow, so it is run once per subject (`export.observe`) and every check reads that record. A check
+therefore never sees an engine, and can be tested on observations written by hand.
+"""
+
+from typing import Literal
+
+from export.frozen import Frozen
+from export.plugins import Step
+
+Statistic = Literal["mean", "exp_mean", "median", "percentile_99", "max"]
+
+
+class Item(Frozen):
+    """One held-out row as every engine is given it.
+
+    `ids` is the whole conversation, `scored` the indexes of its assistant tokens, `prompt` what is generated from,
+    `answer` the reference text.
+    """
+
+    ids: tuple[int, ...]
+    scored: tuple[int, ...]
+    prompt: tuple[int, ...]
+    answer: str
+
+
+class ItemObservation(Frozen):
+    """What one subject did on one item; per-token tuples have one entry per scored token.
+
+    `log_probs` are those of the reference tokens; `kl` is the divergence from the reference model's distribution and
+    `same_top` whether both prefer the same token (both empty when the subject is itself the reference).
+    """
+
+    log_probs: tuple[float, ...]
+    kl: tuple[float, ...] = ()
+    same_top: tuple[bool, ...] = ()
+    generated: str
+    stopped: bool
+    generated_tokens: int
+    finite: bool
+
+
+class Observation(Frozen):
+    """Everything one subject did on the held-out items, in the items' order, and what it cost.
+
+    `tokens_per_second` holds single-stream decoding speeds, one per timed item.
+    """
+
+    subject: str
+    engine: str
+    items: tuple[ItemObservation, ...]
+    peak_memory_bytes: int
+    size_bytes: int
+    tokens_per_second: tuple[float, ...]
+    reference: str | None = None
+    top_k: int | None = None
+    tail_mass: float | None = None
+
+
+class Measurement(Frozen):
+    """One number of the report, and the per-item sample it came from.
+
+    `sample` has one inner tuple per item (its tokens, or a single score), so that two subjects can be paired item by
+    item; `statistic` turns the concatenated sample into `value`. `stderr` is None where it would mean nothing, and
+    `note` then says why.
+    """
+
+    check: str
+    subject: str
+    value: float
+    stderr: float | None
+    n: int
+    unit: str
+    higher_is_better: bool
+    note: str = ""
+    statistic: Statistic = "mean"
+    sample: tuple[tuple[float, ...], ...] = ()
+
+
+class Check(Step):
+    """A quality check. Subclasses are frozen settings; `measure` reads observations and returns measurements."""
+
+    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
+        """The check's numbers for one subject."""
+        raise NotImplementedError

@@ -1,0 +1,54 @@
+"""Every error this project raises on purpose, in one tree.
+
+A message says what was found, what was expected and what to do, in that order: the command line prints it alone,
+without a traceback. Anything that is not a `FieldtuneError` is a bug of ours and keeps its traceback.
+
+    FieldtuneError
+    ├── RecipeError          the recipe, or a --set override, does not say something that can be done
+    ├── DataError            rows that cannot be read, mapped, split or encoded
+    ├── ModelError           a model that is missing, broken or of an architecture that a runtime cannot carry
+    ├── TrainingError        training produced something that must not be kept (a non-finite loss, say)
+    ├── ExportError          quantizing or converting failed, or would fail
+    ├── EngineError          a runtime refused or broke while it ran an artifact
+    ├── StorageError         the disk is full, or a folder cannot be written
+    └── MissingDependencyError  an optional package is not installed; the message holds the install command
+"""
+
+
+class FieldtuneError(Exception):
+    """Base of the tree; the command line turns it into one message and exit status 2."""
+
+
+class RecipeError(FieldtuneError):
+    """The recipe, or an override of it, is not one that can be run."""
+
+
+class DataError(FieldtuneError):
+    """Rows that cannot be read, mapped to messages, split, or encoded."""
+
+
+class ModelError(FieldtuneError):
+    """A model that is missing, broken, or of an architecture that a chosen runtime cannot carry."""
+
+
+class TrainingError(FieldtuneError):
+    """Training produced something that must not be kept."""
+
+
+class ExportError(FieldtuneError):
+    """A conversion or quantization failed, or is known in advance to fail."""
+
+
+class EngineError(FieldtuneError):
+    """A runtime refused to load an artifact, or broke while it ran it."""
+
+
+class StorageError(FieldtuneError):
+    """The disk is full, or a folder cannot be written."""
+
+
+class MissingDependencyError(FieldtuneError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, needed_for: str, install: str) -> None:
+        super().__init__(f"{needed_for} needs the package {package!r}, which is not installed. Run: {install}")

@@ -1,0 +1,75 @@
+"""Finds the steps a recipe can name: export formats, checks and training methods.
+
+A step is a module in a package, and the word in the YAML is the module's name. Listing a package imports nothing;
+choosing a step imports that module alone. A step's module must itself be light (pydantic and the standard library):
+its heavy libraries are imported inside its verb, so that a recipe is validated without torch.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+from typing import Generic, TypeVar
+
+from pydantic import Field, create_model
+
+from export.errors import RecipeError
+from export.frozen import Frozen
+
+
+class Step(Frozen):
+    """A settings object with one verb; its fields are the keys a user writes under the step's name."""
+
+
+S = TypeVar("S", bound=Step)
+
+
+class Chosen(Frozen, Generic[S]):
+    """The steps a recipe asked for: one optional field per module of a package."""
+
+    def steps(self) -> tuple[S, ...]:
+        """The steps that were asked for, in the order of their names."""
+        values = (getattr(self, name) for name in sorted(type(self).model_fields))
+        return tuple(value for value in values if value is not None)
+
+
+def names(package: str) -> tuple[str, ...]:
+    """The steps that a package offers, sorted, without importing any of them."""
+    path = importlib.import_module(package).__path__
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_")))
+
+
+def find(package: str, name: str) -> type[Step]:
+    """The step `name` of `package`: the one subclass of Step that its module marks as `step`.
+
+    Raises RecipeError when there is no such module. A module that exists but fails to import raises its own error,
+    so that a typo and a broken installation never look alike.
+    """
+    offered = names(package)
+    if name not in offered:
+        raise RecipeError(f"unknown {package.rpartition('.')[2].removesuffix('s')} {name!r}. {nearest(name, offered)}")
+    step = importlib.import_module(f"{package}.{name}").step
+    assert isinstance(step, type) and issubclass(step, Step), f"{package}.{name}.step is no Step"
+    return step
+
+
+@cache
+def choice_of(package: str) -> type[Chosen[Step]]:
+    """A settings model with one optional field for every step in `package`, for use as a recipe section."""
+    fields = {
+        name: (find(package, name) | None, Field(default=None, description=_first_line(find(package, name))))
+        for name in names(package)
+    }
+    title = package.rpartition(".")[2].capitalize()
+    return create_model(f"{title}Chosen", __base__=Chosen[Step], **fields)  # type: ignore[call-overload, no-any-return]
+
+
+def nearest(word: str, known: tuple[str, ...]) -> str:
+    """A sentence that helps someone who wrote `word` where only `known` words are valid."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(sorted(known))}."
+
+
+def _first_line(step: type[Step]) -> str:
+    return (step.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,1 @@
+"""One file per training method; the file's name is the word in the recipe."""
