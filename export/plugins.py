@@ -9,7 +9,7 @@ import difflib
 import importlib
 import pkgutil
 from functools import cache
-from typing import Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, create_model
 
@@ -54,14 +54,23 @@ def find(package: str, name: str) -> type[Step]:
 
 
 @cache
-def choice_of(package: str) -> type[Chosen[Step]]:
-    """A settings model with one optional field for every step in `package`, for use as a recipe section."""
-    fields = {
-        name: (find(package, name) | None, Field(default=None, description=_first_line(find(package, name))))
-        for name in names(package)
-    }
+def choice_of(package: str, *, on_by_default: bool) -> type[Chosen[Step]]:
+    """A recipe section with one field for every step in `package`: asked for by its name, or on unless set to null."""
+    fields = {name: _field(find(package, name), on_by_default) for name in names(package)}
     title = package.rpartition(".")[2].capitalize()
     return create_model(f"{title}Chosen", __base__=Chosen[Step], **fields)  # type: ignore[call-overload, no-any-return]
+
+
+@cache
+def one_of(package: str, key: str) -> Any:
+    """A recipe section that is one step of `package`, told apart by the step's own field `key`."""
+    steps = tuple(find(package, name) for name in names(package))
+    return steps[0] if len(steps) == 1 else Annotated[steps, Field(discriminator=key)]
+
+
+def _field(step: type[Step], on_by_default: bool) -> tuple[Any, Any]:
+    description = (step.__doc__ or "").strip().partition("\n")[0]
+    return step | None, Field(default=step() if on_by_default else None, description=description)
 
 
 def nearest(word: str, known: tuple[str, ...]) -> str:
@@ -69,7 +78,3 @@ def nearest(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(sorted(known))}."
-
-
-def _first_line(step: type[Step]) -> str:
-    return (step.__doc__ or "").strip().partition("\n")[0]

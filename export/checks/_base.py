@@ -4,12 +4,12 @@ Running a model is slow, so it is run once per subject (`export.observe`) and ev
 therefore never sees an engine, and can be tested on observations written by hand.
 """
 
-from typing import Literal
+from collections.abc import Sequence
 
+from export import sampling
 from export.frozen import Frozen
 from export.plugins import Step
-
-Statistic = Literal["mean", "exp_mean", "median", "percentile_99", "max"]
+from export.sampling import Statistic
 
 
 class Item(Frozen):
@@ -82,5 +82,29 @@ class Check(Step):
     """A quality check. Subclasses are frozen settings; `measure` reads observations and returns measurements."""
 
     def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
-        """The check's numbers for one subject."""
+        """The check's numbers for one subject, of which `items` are the held-out rows it was observed on."""
         raise NotImplementedError
+
+
+def measurement(
+    check: str,
+    subject: str,
+    sample: Sequence[Sequence[float]],
+    *,
+    unit: str,
+    higher_is_better: bool,
+    statistic: Statistic = "mean",
+) -> Measurement:
+    """A measurement computed from its sample, with the standard error of `sampling.standard_error`."""
+    kept = tuple(tuple(float(value) for value in item) for item in sample)
+    return Measurement(
+        check=check,
+        subject=subject,
+        value=sampling.estimate(kept, statistic),
+        stderr=sampling.standard_error(kept, statistic),
+        n=sum(len(item) for item in kept),
+        unit=unit,
+        higher_is_better=higher_is_better,
+        statistic=statistic,
+        sample=kept,
+    )

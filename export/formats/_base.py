@@ -2,19 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from export.artifacts import ModelFolder, QuantizedModel
 from export.plugins import Step
 
 
 class Format(Step):
-    """An export format. Subclasses are frozen settings; `plan` says what is made, `quantize` makes one of it."""
+    """An export format. Subclasses are frozen settings; `variants` says what is made, `quantize` makes one of it."""
 
-    needs_calibration: ClassVar[bool] = False
+    def calibration_rows_wanted(self) -> int:
+        """How many training rows the format wants to be calibrated on; 0 when it is not calibrated."""
+        return 0
 
     def variants(self) -> tuple[str, ...]:
         """The artifacts these settings ask for, as folder names below `export/`, in the order they are made."""
+        raise NotImplementedError
+
+    def settings_for(self, variant: str) -> dict[str, object]:
+        """The settings that one variant depends on: asking for another variant must not make this one again."""
         raise NotImplementedError
 
     def check_model(self, config: dict[str, object]) -> None:

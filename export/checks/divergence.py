@@ -1,0 +1,35 @@
+"""How far a model's predictions have moved from the reference model's, token by token.
+
+Unlike a task score this sees damage that did not yet flip an answer. The divergences themselves are computed where the
+logits are (`export.observe`); the definitions are those of llama.cpp's perplexity tool (pull request 5076), on
+assistant tokens of chat-formatted rows.
+"""
+
+from export.checks._base import Check, Item, Measurement, Observation, measurement
+from export.sampling import Statistic
+
+
+class Divergence(Check):
+    """KL divergence from the merged model's predictions on held-out assistant tokens, and the share of same top tokens."""
+
+    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
+        """Mean, median, 99th percentile and largest KL in nats, and the same-top-token share; nothing for the reference."""
+        if seen.reference is None:
+            return ()
+        statistics: dict[str, Statistic] = {
+            "kl_mean": "mean",
+            "kl_median": "median",
+            "kl_percentile_99": "percentile_99",
+            "kl_max": "max",
+        }
+        divergences = [item.kl for item in seen.items]
+        numbers = [
+            measurement(name, seen.subject, divergences, unit="nats", higher_is_better=False, statistic=statistic)
+            for name, statistic in statistics.items()
+        ]
+        same = [[float(value) for value in item.same_top] for item in seen.items]
+        numbers.append(measurement("same_top_token", seen.subject, same, unit="share", higher_is_better=True))
+        return tuple(numbers)
+
+
+step = Divergence

@@ -1,0 +1,99 @@
+"""Opens a GGUF file with llama.cpp and reads its vocabulary: token ids of a text, stop ids, the chat template.
+
+The vocabulary and the template are the file's own, so that they can be compared with those of the folder the file was
+made from. Running the model is left to `export.engines.llama_cpp`.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from export.engines._llama_log import captured_log
+from export.errors import EngineError
+
+
+class Vocabulary:
+    """The tokenizer inside a GGUF file, as llama.cpp runs it; valid while its model is open."""
+
+    def __init__(self, model: Any) -> None:
+        import llama_cpp
+
+        self._library = llama_cpp
+        self._model = model
+        self._pointer = llama_cpp.llama_model_get_vocab(model)
+
+    def __len__(self) -> int:
+        """Rows of the logits, padding included."""
+        return int(self._library.llama_vocab_n_tokens(self._pointer))
+
+    def tokenize(self, text: str, *, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`, with nothing added around it.
+
+        `parse_special` reads `<|im_start|>` and its like as the tokens they name, as a rendered conversation needs.
+        """
+        data = text.encode()
+        # no token is shorter than one byte
+        ids = (ctypes.c_int32 * max(len(data), 1))()
+        count = self._library.llama_tokenize(self._pointer, data, len(data), ids, len(ids), False, parse_special)
+        if count < 0:
+            raise EngineError(f"llama.cpp could not tokenize a text of {len(data)} bytes.")
+        return list(ids[:count])
+
+    def is_stop(self, token: int) -> bool:
+        """Whether `token` ends a generation by the file's own account."""
+        return bool(self._library.llama_vocab_is_eog(self._pointer, token))
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a generation by the file's own account: llama.cpp's end-of-generation set."""
+        return tuple(token for token in range(len(self)) if self.is_stop(token))
+
+    def end_of_turn_ids(self) -> tuple[int, int]:
+        """The ids the file names as end of sequence and end of turn, -1 for one it does not name."""
+        return (
+            int(self._library.llama_vocab_eos(self._pointer)),
+            int(self._library.llama_vocab_eot(self._pointer)),
+        )
+
+    def adds_tokens(self) -> bool:
+        """Whether the file asks runtimes to put a token in front of or behind every text."""
+        library = self._library
+        return bool(library.llama_vocab_get_add_bos(self._pointer) or library.llama_vocab_get_add_eos(self._pointer))
+
+    def chat_template(self) -> str | None:
+        """The Jinja source of the file's default chat template, or None when it has none."""
+        template = self._library.llama_model_chat_template(self._model, None)
+        return None if template is None else str(template.decode())
+
+
+@contextmanager
+def open_vocabulary(path: Path) -> Iterator[Vocabulary]:
+    """The vocabulary of the GGUF file at `path`, read without its weights. Raises EngineError as `load_model` does."""
+    import llama_cpp
+
+    model = load_model(path, vocabulary_only=True)
+    try:
+        yield Vocabulary(model)
+    finally:
+        with captured_log():
+            llama_cpp.llama_model_free(model)
+
+
+def load_model(path: Path, *, vocabulary_only: bool = False) -> Any:
+    """llama.cpp's model pointer for the GGUF file at `path`; the caller frees it.
+
+    Raises EngineError with llama.cpp's own reason when the file is missing, cut short or of an unknown architecture.
+    """
+    import llama_cpp
+
+    if not path.is_file():
+        raise EngineError(f"{path} is not a file; llama.cpp runs GGUF files.")
+    with captured_log() as log:
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.vocab_only = vocabulary_only
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    if not model:
+        raise EngineError(f"llama.cpp could not load {path}: {log.reason()}. Make the file again if it is incomplete.")
+    return model

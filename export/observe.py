@@ -1,0 +1,215 @@
+"""Runs one subject on the held-out items and records what it did: the only place where checks meet a running model.
+
+`observe` starts a process per subject, so that its peak memory is its own, a runtime that crashes takes nothing with
+it, and no library's patches reach another engine. The process is `python -m export.observe REQUEST`.
+"""
+
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.artifacts import StageResult
+from export.checks._base import Item, ItemObservation, Observation
+from export.engines._base import Engine, Generation, Subject
+from export.errors import EngineError
+from export.frozen import Frozen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from export.reference import Reference, ReferenceWriter
+
+# Single-stream speed is timed on this many rows: enough for an interval, few enough to cost seconds.
+_TIMED_ITEMS = 8
+
+
+class Items(Frozen):
+    """The held-out rows as ids, written once and read by every subject's process.
+
+    `tokenizer` is the folder that turns generated ids into text; `vocabulary_size` the number of real token ids.
+    """
+
+    items: tuple[Item, ...]
+    tokenizer: Path
+    vocabulary_size: int
+    max_new_tokens: int
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence any item can become."""
+        longest = max(max(len(item.ids), len(item.prompt) + self.max_new_tokens) for item in self.items)
+        return longest + 1
+
+
+class Observed(StageResult):
+    """A subject's record on disk."""
+
+    subject: str
+
+    def read(self) -> Observation:
+        """What the subject did."""
+        return Observation.model_validate_json((self.folder / "observation.json").read_text(encoding="utf-8"))
+
+    @property
+    def reference(self) -> Path:
+        """The stored predictions; exists when the subject was observed as the reference."""
+        return self.folder / "reference.npz"
+
+
+class Request(Frozen):
+    """What the observing process is asked to do. Without `reference` the subject becomes the reference itself."""
+
+    subject: Subject
+    items: Path
+    reference: Path | None
+    out: Path
+    size_bytes: int
+    threads: int
+
+
+def observe(request: Request) -> Observed:
+    """Observes a subject in a process of its own. Raises EngineError with that process's last words when it fails."""
+    request_path = request.out / "request.json"
+    request_path.write_text(request.model_dump_json(indent=2), encoding="utf-8")
+    log = request.out / "log.txt"
+    with log.open("w", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "export.observe", str(request_path)]
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    request_path.unlink()
+    if status != 0:
+        raise EngineError(f"{request.subject.name} could not be measured. {_last_words(log, status)}")
+    return Observed(folder=request.out, subject=request.subject.name)
+
+
+def _last_words(log: Path, status: int) -> str:
+    """The end of a failed process's output, and what ended it."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        lines = [line.rstrip() for line in deque(file, maxlen=12) if line.strip()]
+    ended = f"was killed by signal {-status} (out of memory, or a crash)" if status < 0 else f"ended with {status}"
+    return f"Its process {ended}; it last said:\n  " + "\n  ".join(lines[-6:])
+
+
+def main() -> int:
+    """The observing process: reads the request it is given, writes `observation.json` (and `reference.npz`)."""
+    request = Request.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        observation = _observe_here(request)
+    except EngineError as error:
+        print(error)
+        return 1
+    (request.out / "observation.json").write_text(observation.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+def _observe_here(request: Request) -> Observation:
+    from export.hardware import peak_memory_bytes
+    from export.reference import Reference, ReferenceWriter
+
+    work = Items.model_validate_json(request.items.read_text(encoding="utf-8"))
+    engine = _load(request, work)
+    writer = ReferenceWriter() if request.reference is None else None
+    reference = Reference(request.reference) if request.reference is not None else None
+    scores = [_score(engine, index, item, reference, writer) for index, item in enumerate(work.items)]
+    if writer is not None:
+        writer.save(request.out / "reference.npz")
+    answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
+    timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
+    engine.close()
+    return Observation(
+        subject=request.subject.name,
+        engine=request.subject.engine,
+        items=tuple(_join(work, scores, answers)),
+        peak_memory_bytes=peak_memory_bytes(),
+        size_bytes=request.size_bytes,
+        tokens_per_second=tuple(_speeds(timed)),
+        reference=None if reference is None else str(request.reference),
+        top_k=None if reference is None else reference.top_k,
+        tail_mass=None if reference is None else reference.tail_mass,
+    )
+
+
+def _load(request: Request, work: Items) -> Engine:
+    """The subject's engine. Each is imported only when it is the one: llama.cpp is measured without torch in memory."""
+    if request.subject.engine == "llama_cpp":
+        from export.engines import llama_cpp
+
+        return llama_cpp.load(
+            request.subject.path,
+            vocabulary_size=work.vocabulary_size,
+            context_tokens=work.context_tokens,
+            threads=request.threads,
+        )
+    from export.engines import hf
+
+    return hf.load(request.subject, vocabulary_size=work.vocabulary_size, threads=request.threads)
+
+
+class _Score(Frozen):
+    log_probs: tuple[float, ...]
+    kl: tuple[float, ...]
+    same_top: tuple[bool, ...]
+    finite: bool
+
+
+def _score(
+    engine: Engine, index: int, item: Item, reference: "Reference | None", writer: "ReferenceWriter | None"
+) -> _Score:
+    """Reads one item's predictions; the (scored tokens, vocabulary) array lives no longer than this call."""
+    import numpy as np
+
+    log_probs = engine.log_probs(item.ids, item.scored)
+    targets = [item.ids[position] for position in item.scored]
+    chosen = log_probs[np.arange(len(targets)), targets]
+    if writer is not None:
+        writer.add(log_probs)
+    kl, same = _divergence(reference, index, log_probs)
+    finite = bool(np.isfinite(chosen).all() and not np.isnan(log_probs).any())
+    return _Score(log_probs=tuple(chosen.tolist()), kl=kl, same_top=same, finite=finite)
+
+
+def _divergence(
+    reference: "Reference | None", index: int, log_probs: "NDArray[np.float32]"
+) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+    if reference is None:
+        return (), ()
+    kl, same = reference.compare(index, log_probs)
+    return tuple(kl.tolist()), tuple(same.tolist())
+
+
+def _join(work: Items, scores: list[_Score], answers: list[Generation]) -> list[ItemObservation]:
+    texts = _decode(work.tokenizer, [answer.ids for answer in answers])
+    return [
+        ItemObservation(
+            log_probs=score.log_probs,
+            kl=score.kl,
+            same_top=score.same_top,
+            generated=text,
+            stopped=answer.stopped,
+            generated_tokens=len(answer.ids),
+            finite=score.finite,
+        )
+        for score, answer, text in zip(scores, answers, texts, strict=True)
+    ]
+
+
+def _decode(tokenizer_folder: Path, answers: list[tuple[int, ...]]) -> list[str]:
+    """Generated ids as text, by the reference's own tokenizer, special tokens shown so that a leaked one is seen.
+
+    The `tokenizers` library reads the file without transformers, so that a llama.cpp subject stays free of torch.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    return [str(tokenizer.decode(list(ids), skip_special_tokens=False)) for ids in answers]
+
+
+def _speeds(timed: list[Generation]) -> list[float]:
+    """Tokens per second of each timed answer; the stop token was computed too, so it counts."""
+    return [(len(answer.ids) + answer.stopped) / answer.seconds for answer in timed if answer.seconds > 0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

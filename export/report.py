@@ -1,0 +1,101 @@
+"""report.json, the record of a run, and the table a person reads. It never measures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from export.artifacts import EngineName, Fallback
+from export.checks._base import Measurement
+from export.compare import Comparison, Verdict
+from export.frozen import Frozen
+from export.stage import Manifest
+
+
+class SubjectRecord(Frozen):
+    """One thing that was measured: what it is, to the byte, and what was really made of its weights.
+
+    `path` is relative to the run folder where it lies inside it. `tensor_types` counts tensors by their stored type.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    size_bytes: int
+    bits_per_weight: float
+    engine: EngineName
+    tensor_types: dict[str, int]
+    fallbacks: tuple[Fallback, ...] = ()
+    tools: dict[str, str] = Field(default_factory=dict)
+    verdict: Verdict | None = None
+
+
+class Report(Frozen):
+    """Everything a run can say for itself. The per-item samples stay in the run's `check` folder."""
+
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    stages: tuple[Manifest, ...]
+    subjects: tuple[SubjectRecord, ...]
+    measurements: tuple[Measurement, ...]
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Writes report.json, replacing an earlier one in a single step."""
+    path = folder / "report.json"
+    content = report.model_dump(mode="json", exclude={"measurements": {"__all__": {"sample", "statistic"}}})
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The before/after table: its headings, and one row per subject, each value with its standard error."""
+    by_subject: dict[str, dict[str, Measurement]] = {}
+    for m in report.measurements:
+        by_subject.setdefault(m.subject, {})[m.check] = m
+    columns = [column for column in _COLUMNS if any(column[1] in checks for checks in by_subject.values())]
+    rows = []
+    for subject in report.subjects:
+        checks = by_subject.get(subject.name, {})
+        cells = [_cell(checks.get(check), scale) for _, check, scale in columns]
+        verdict = subject.verdict or "-"
+        rows.append((subject.name, *cells, f"{subject.bits_per_weight:.2f}", verdict))
+    headings = ("subject", *(heading for heading, _, _ in columns), "bits/weight", "verdict")
+    return headings, rows
+
+
+# heading, check, and how a value of its unit is written
+_COLUMNS: Sequence[tuple[str, str, str]] = (
+    ("exact match %", "exact_match", "percent"),
+    ("stops %", "stops", "percent"),
+    ("perplexity", "perplexity", "number"),
+    ("KL mean", "kl_mean", "small"),
+    ("KL 99 %", "kl_percentile_99", "small"),
+    ("same top %", "same_top_token", "percent"),
+    ("size MB", "size_bytes", "megabytes"),
+    ("memory MB", "peak_memory_bytes", "megabytes"),
+    ("tokens/s", "tokens_per_second", "speed"),
+)
+
+
+def _cell(measured: Measurement | None, scale: str) -> str:
+    if measured is None:
+        return "-"
+    factor, digits = _SCALES[scale]
+    text = f"{measured.value * factor:,.{digits}f}"
+    return text if measured.stderr is None else f"{text} ±{measured.stderr * factor:,.{digits}f}"
+
+
+_SCALES: Mapping[str, tuple[float, int]] = {
+    "percent": (100, 1),
+    "number": (1, 3),
+    "small": (1, 4),
+    "megabytes": (1e-6, 1),
+    "speed": (1, 0),
+}

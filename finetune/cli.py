@@ -1,0 +1,181 @@
+"""The command `fieldtune`: its verbs and what they print. Nothing heavy is imported before a verb needs it."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.pipeline import Run, Stage
+    from finetune.recipe import Recipe
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+_STAGE_VERBS: dict["Stage", str] = {
+    "data": "read the rows, map them to conversations and split them",
+    "train": "train the adapter",
+    "merge": "merge the adapter into the base model",
+    "quantize": "write the files that ship",
+    "check": "measure base, adapter, merged model and every file, and write report.json",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; the exit status. 0: done; 2: it could not be done, and the message says why; 130: interrupted."""
+    from export.errors import FieldtuneError
+
+    parsed = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = parsed.verb
+    try:
+        return verb(parsed)
+    except FieldtuneError as error:
+        print(f"fieldtune: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        message = "stopped. Finished stages are kept; run the same command again to go on from there."
+        print(f"\nfieldtune: {message}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output (head, less) has gone; there is nobody left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fieldtune",
+        description="Fine-tune a Qwen model on small domain data, export it to GGUF and GPTQ, and measure the very "
+        "files that ship, before and after.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_run(verbs)
+    for stage, what in _STAGE_VERBS.items():
+        verb = verbs.add_parser(stage, help=f"{what} (and whatever that needs)")
+        _add_recipe_arguments(verb)
+        verb.set_defaults(verb=_run, until=stage)
+    validate = verbs.add_parser("validate", help="check a recipe without loading a model")
+    _add_recipe_arguments(validate, with_out=False)
+    validate.set_defaults(verb=_validate)
+    schema = verbs.add_parser("schema", help="print the recipe's JSON schema, for editors")
+    schema.set_defaults(verb=_schema)
+    _add_chat(verbs)
+    _add_recipes(verbs)
+    return parser
+
+
+def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = verbs.add_parser("run", help="everything, from rows to a measured file", description=_run_description())
+    _add_recipe_arguments(run)
+    run.add_argument("--until", choices=list(_STAGE_VERBS), default="check", help="stop after this stage")
+    run.set_defaults(verb=_run)
+
+
+def _run_description() -> str:
+    return "Runs the stages " + " -> ".join(_STAGE_VERBS) + ". A stage that is already done is skipped."
+
+
+def _add_recipe_arguments(parser: argparse.ArgumentParser, *, with_out: bool = True) -> None:
+    parser.add_argument(
+        "recipe", type=Path, metavar="RECIPE", help="a recipe's YAML file, or the name of a shipped one"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.max_steps=20"
+    )
+    if with_out:
+        parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<recipe's name>)")
+
+
+def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    chat = verbs.add_parser("chat", help="talk to an adapter, a model folder, a GPTQ folder or a .gguf file")
+    chat.add_argument("path", type=Path, metavar="PATH")
+    chat.add_argument("--system", metavar="TEXT", help="system prompt (default: the one the run was trained with)")
+    chat.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    chat.set_defaults(verb=_chat)
+
+
+def _add_recipes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    recipes = verbs.add_parser("recipes", help="list the shipped recipes, or copy one to start from")
+    recipes.add_argument("name", nargs="?", help="a recipe to copy into the working directory")
+    recipes.add_argument("--to", type=Path, metavar="FILE", help="where to copy it (default: ./<name>.yaml)")
+    recipes.set_defaults(verb=_recipes)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from finetune.terminal import quiet_libraries, say, show_report
+
+    run = _open_run(parsed)
+    quiet_libraries()
+    report = run.until(parsed.until)
+    if report is not None:
+        show_report(report, run.folder)
+    else:
+        say(f"done: {run.folder}")
+    return 0
+
+
+def _open_run(parsed: argparse.Namespace) -> "Run":
+    recipe = _load_recipe(parsed)
+    from finetune.pipeline import Run
+    from finetune.terminal import say
+
+    folder = parsed.out or Path("runs") / recipe.name
+    return Run(recipe, folder, say)
+
+
+def _load_recipe(parsed: argparse.Namespace) -> "Recipe":
+    from finetune.recipe import find, load
+
+    return load(find(parsed.recipe), parsed.set)
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    from finetune.preflight import inspect
+
+    recipe = _load_recipe(parsed)
+    for line in inspect(recipe):
+        print(line)
+    print(f"{parsed.recipe}: valid")
+    return 0
+
+
+def _schema(parsed: argparse.Namespace) -> int:
+    import json
+
+    from finetune.recipe import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _chat(parsed: argparse.Namespace) -> int:
+    from finetune.chatting import talk
+    from finetune.terminal import quiet_libraries
+
+    quiet_libraries()
+    talk(parsed.path, system=parsed.system, max_new_tokens=parsed.max_new_tokens)
+    return 0
+
+
+def _recipes(parsed: argparse.Namespace) -> int:
+    from finetune.library import copy_recipe, shipped_recipes
+
+    if parsed.name is None:
+        for name, purpose in shipped_recipes():
+            print(f"{name:24} {purpose}")
+        return 0
+    print(copy_recipe(parsed.name, parsed.to))
+    return 0
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"fieldtune {version('fieldtune')}"
+    except PackageNotFoundError:
+        return "fieldtune (not installed)"

@@ -1,0 +1,385 @@
+"""From rows to three splits of conversations: training, validation during training, and held out for measuring.
+
+No row, group or prompt stands in two splits, and every row that is read is accounted for: kept, left out by
+`data.rows`, or dropped for a reason that is counted. A row that does not fit its template is an error.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from export.artifacts import StageResult, sha256_of_file, sha256_of_folder
+from export.chat import Conversation, Encoded, encode
+from export.errors import DataError
+from export.frozen import Frozen
+from finetune import hub, shipped, sources, template
+from finetune.sources import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SplitName = Literal["train", "valid", "held_out"]
+DropReason = Literal["empty_prompt", "empty_answer", "duplicate", "too_long", "nothing_to_learn"]
+Origin = Literal["local", "generated", "hf", "modelscope"]
+
+
+class DataSettings(Frozen):
+    """The recipe's `data:` section."""
+
+    path: str = Field(
+        description="A .jsonl, .json, .csv or .parquet file, a folder of them, hf:owner/name, modelscope:owner/name, "
+        "or generated:NAME for rows made from the grammar data_templates/NAME.grammar.yaml."
+    )
+    template: str = Field(description="The data template: a name in data_templates/, or the path of a YAML file.")
+    split: str = Field(default="train", description="The split of a hub's dataset to read.")
+    subset: str | None = Field(default=None, description="The configuration of a hub's dataset that has several.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub's dataset.")
+    rows: int | None = Field(
+        default=None, ge=3, description="At most this many rows, a seeded sample; for generated rows, how many to make."
+    )
+    group_by: str | None = Field(default=None, description="A field, or Jinja, in place of the template's group.")
+    max_tokens: int = Field(default=512, ge=8, description="Rows of more tokens are dropped and counted, never cut.")
+    valid_share: float = Field(default=0.05, gt=0, lt=1, description="Share of the rows to watch training with.")
+    held_out_share: float = Field(default=0.2, gt=0, lt=1, description="Share of the rows to measure every model on.")
+    system_prompt: str | None = Field(
+        default=None, description="Replaces every system message, the rows' own too; an empty text removes them."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.valid_share + self.held_out_share >= 1:
+            raise ValueError("valid_share and held_out_share leave nothing to train on; their sum must be below 1")
+        if self.origin in ("local", "generated"):
+            given = [name for name in ("split", "subset", "revision") if name in self.model_fields_set]
+            if given:
+                raise ValueError(f"{given[0]} is for hf: and modelscope: datasets; {self.path!r} is neither")
+        elif hub.parse(self.path, "dataset", self.revision) is None:
+            raise ValueError(f"{self.path!r} has not the form of a hub's id, such as {self.origin}:owner/name")
+        if self.origin == "generated" and self.rows is None:
+            raise ValueError(f"{self.path!r} needs rows: how many to make")
+        return self
+
+    @property
+    def origin(self) -> Origin:
+        """Where the rows come from, by the path's prefix."""
+        prefix = self.path.partition(":")[0]
+        named: dict[str, Origin] = {"generated": "generated", "hf": "hf", "modelscope": "modelscope"}
+        return named.get(prefix, "local") if ":" in self.path else "local"
+
+
+class SplitCounts(Frozen):
+    """What one split holds; `scored_tokens` are those that carry loss."""
+
+    rows: int
+    groups: int
+    tokens: int
+    scored_tokens: int
+
+
+class Splits(StageResult):
+    """Three files of conversations, and an account of every row: read = kept + sampled_out + all that were dropped."""
+
+    read: int
+    sampled_out: int
+    kept: int
+    dropped: dict[DropReason, int]
+    max_tokens: int
+    longest_row_tokens: int
+    train: SplitCounts
+    valid: SplitCounts
+    held_out: SplitCounts
+    fingerprint: str
+    source: dict[str, str]
+
+    @property
+    def train_path(self) -> Path:
+        """The rows to train on."""
+        return self.folder / "train.jsonl"
+
+    @property
+    def valid_path(self) -> Path:
+        """The rows to watch training with."""
+        return self.folder / "valid.jsonl"
+
+    @property
+    def held_out_path(self) -> Path:
+        """The rows that no training and no calibration sees."""
+        return self.folder / "held_out.jsonl"
+
+    def conversations(self, split: SplitName) -> tuple[Conversation, ...]:
+        """The conversations of one split, in the order they were read."""
+        return tuple(read_conversations(self.folder / f"{split}.jsonl"))
+
+
+class _Kept(NamedTuple):
+    """A conversation that made it, with its length and the number of tokens that carry loss."""
+
+    conversation: Conversation
+    tokens: int
+    scored_tokens: int
+
+
+def prepare(
+    settings: DataSettings,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    seed: int,
+    thinking: bool,
+    offline: bool,
+    out: Path,
+) -> Splits:
+    """Reads, maps, filters and splits the rows, and writes the three splits into `out`.
+
+    Raises DataError when rows cannot be read or mapped, or when too few are left to split.
+    """
+    path = template.find(settings.template)
+    mapper = template.RowMapper(template.load(path), system_prompt=settings.system_prompt, group_by=settings.group_by)
+    rows, read = _sample(_rows(settings, seed=seed, offline=offline), settings.rows, seed)
+    kept, dropped = _filter(rows, mapper, tokenizer, max_tokens=settings.max_tokens, thinking=thinking)
+    accounts = f"{read} rows read, {len(kept)} kept, dropped: {dict(dropped) or 'none'}"
+    if not kept:
+        raise DataError(f"no rows are left: {accounts}. {_remedy(dropped, settings)}")
+    assigned = split_by_group(
+        [item.conversation for item in kept],
+        valid_share=settings.valid_share,
+        held_out_share=settings.held_out_share,
+        seed=seed,
+    )
+    if assigned is None:
+        raise DataError(
+            f"the rows cannot be split in three: {accounts}, in fewer than 3 groups. Give more rows, or rows of more "
+            "groups (see data.group_by): a group is never divided."
+        )
+    split = {name: [kept[index] for index in indexes] for name, indexes in assigned.items()}
+    for name, items in split.items():
+        _write(out / f"{name}.jsonl", (item.conversation for item in items))
+    return Splits(
+        folder=out,
+        read=read,
+        sampled_out=read - len(rows),
+        kept=len(kept),
+        dropped=dict(dropped),
+        max_tokens=settings.max_tokens,
+        longest_row_tokens=max(item.tokens for item in kept),
+        fingerprint=_fingerprint(out),
+        source={"path": settings.path, "template": settings.template} | identity(settings, offline=offline),
+        **{name: _counts(items) for name, items in split.items()},
+    )
+
+
+def identity(settings: DataSettings, *, offline: bool = False) -> dict[str, str]:
+    """What the rows are made of, by content: two runs with the same identity and settings read the same rows.
+
+    A hub's dataset is known by its commit (Hugging Face) or its files' hash (ModelScope), and is fetched to learn it.
+    """
+    known = {"template_sha256": template.sha256(template.find(settings.template))}
+    if settings.origin == "generated":
+        return known | {"grammar_sha256": sha256_of_file(_grammar(settings))}
+    if settings.origin == "local":
+        return known | {"data_sha256": _sha256_of_files(Path(settings.path).expanduser())}
+    snapshot = hub.download_dataset(settings.path, revision=settings.revision, offline=offline)
+    return known | {"data_revision": hub.commit_of(snapshot) or f"sha256:{sha256_of_folder(snapshot)}"}
+
+
+def split_by_group(
+    conversations: Sequence[Conversation], *, valid_share: float, held_out_share: float, seed: int
+) -> dict[SplitName, list[int]] | None:
+    """Indexes of the conversations of each split, ascending; None when there are fewer than three groups.
+
+    Conversations belong together when they share a group key or, read without case and spacing, the words before the
+    answer. The groups are shuffled with `seed`; each goes where it fits whole: held out, else validation, else
+    training. A split that no group fitted into takes the smallest that is left.
+    """
+    groups = _together(conversations)
+    if len(groups) < 3:
+        return None
+    random.Random(seed).shuffle(groups)
+    total = len(conversations)
+    wanted: dict[SplitName, int] = {
+        "held_out": max(1, round(held_out_share * total)),
+        "valid": max(1, round(valid_share * total)),
+    }
+    chosen: dict[SplitName, list[list[int]]] = {"held_out": [], "valid": [], "train": []}
+    for group in groups:
+        name: SplitName = next((name for name, room in wanted.items() if len(group) <= room), "train")
+        chosen[name].append(group)
+        if name in wanted:
+            wanted[name] -= len(group)
+    _fill_empty(chosen)
+    return {name: sorted(index for group in chosen[name] for index in group) for name in chosen}
+
+
+def read_conversations(path: Path) -> Iterator[Conversation]:
+    """The conversations of a split's file, one by one."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield Conversation.model_validate_json(line)
+
+
+def _rows(settings: DataSettings, *, seed: int, offline: bool) -> Iterator[Row]:
+    if settings.origin == "generated":
+        from finetune.grammar import expand
+
+        assert settings.rows is not None, "the settings ask for it"
+        made = expand(_grammar(settings), settings.rows, seed)
+        return (Row(dict(fields), f"{settings.path}, row {n}") for n, fields in enumerate(made, start=1))
+    if settings.origin == "local":
+        return sources.read_rows(Path(settings.path).expanduser())
+    snapshot = hub.download_dataset(settings.path, revision=settings.revision, offline=offline)
+    return sources.read_snapshot(snapshot, settings.path, split=settings.split, subset=settings.subset)
+
+
+def _grammar(settings: DataSettings) -> Path:
+    name = settings.path.partition(":")[2]
+    path = shipped.folder("data_templates") / f"{name}.grammar.yaml"
+    if not path.is_file():
+        known = sorted(file.name.removesuffix(".grammar.yaml") for file in path.parent.glob("*.grammar.yaml"))
+        raise DataError(f"there is no grammar for {settings.path!r}: {path} does not exist. Known: {', '.join(known)}.")
+    return path
+
+
+def _sample(rows: Iterable[Row], limit: int | None, seed: int) -> tuple[list[Row], int]:
+    """At most `limit` rows, each equally likely, in their order; and how many there were (Vitter's algorithm R)."""
+    source = random.Random(seed)
+    chosen: list[tuple[int, Row]] = []
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        if limit is None or len(chosen) < limit:
+            chosen.append((count, row))
+        elif (place := source.randrange(count)) < limit:
+            chosen[place] = (count, row)
+    return [row for _, row in sorted(chosen, key=lambda pair: pair[0])], count
+
+
+def _filter(
+    rows: Iterable[Row],
+    mapper: template.RowMapper,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_tokens: int,
+    thinking: bool,
+) -> tuple[list[_Kept], Counter[DropReason]]:
+    kept: list[_Kept] = []
+    dropped: Counter[DropReason] = Counter()
+    seen: set[bytes] = set()
+    for row in rows:
+        conversation = mapper.conversation(row)
+        reason = _empty(conversation) or _repeated(conversation, seen)
+        if reason is None:
+            encoded = _encoded(tokenizer, conversation, row, thinking)
+            reason = _unusable(encoded, max_tokens)
+        if reason is None:
+            kept.append(_Kept(conversation, len(encoded.ids), sum(encoded.scored)))
+        else:
+            dropped[reason] += 1
+    return kept, dropped
+
+
+def _empty(conversation: Conversation) -> DropReason | None:
+    if any(message.role == "assistant" and not message.content.strip() for message in conversation.messages):
+        return "empty_answer"
+    if any(message.role == "user" and not message.content.strip() for message in conversation.messages):
+        return "empty_prompt"
+    return None
+
+
+def _repeated(conversation: Conversation, seen: set[bytes]) -> DropReason | None:
+    """Marks the conversation as seen, and says so when the very same words were seen before, whatever its group."""
+    words = json.dumps([message.model_dump() for message in conversation.messages], ensure_ascii=False)
+    digest = hashlib.sha256(words.encode()).digest()
+    if digest in seen:
+        return "duplicate"
+    seen.add(digest)
+    return None
+
+
+def _unusable(encoded: Encoded, max_tokens: int) -> DropReason | None:
+    if len(encoded.ids) > max_tokens:
+        return "too_long"
+    return None if any(encoded.scored) else "nothing_to_learn"
+
+
+def _encoded(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, row: Row, thinking: bool) -> Encoded:
+    try:
+        return encode(tokenizer, conversation, thinking=thinking)
+    except DataError as error:
+        raise DataError(f"{row.origin}: {error}") from error
+
+
+def _together(conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Indexes of conversations that share a group or a prompt, directly or through others (a union-find)."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while (above := parents.setdefault(key, key)) != key:
+            parents[key] = parents[above]
+            key = above
+        return key
+
+    keys = [(f"prompt {_words(item)}", f"group {item.group}") for item in conversations]
+    for (prompt, group), conversation in zip(keys, conversations, strict=True):
+        if conversation.group:
+            parents[root(prompt)] = root(group)
+    members: dict[str, list[int]] = {}
+    for index, (prompt, _) in enumerate(keys):
+        members.setdefault(root(prompt), []).append(index)
+    return list(members.values())
+
+
+def _words(conversation: Conversation) -> str:
+    """The prompt's words without case and spacing; the system message is the same for all and tells nothing apart."""
+    turns = (message.content for message in conversation.prompt if message.role != "system")
+    return "\n".join(" ".join(turn.split()).casefold() for turn in turns)
+
+
+def _fill_empty(chosen: dict[SplitName, list[list[int]]]) -> None:
+    """Gives each empty split the smallest group of the split that has the most groups."""
+    for name in chosen:
+        if not chosen[name]:
+            giver = max(chosen.values(), key=len)
+            giver.remove(smallest := min(giver, key=len))
+            chosen[name].append(smallest)
+
+
+def _counts(items: Sequence[_Kept]) -> SplitCounts:
+    return SplitCounts(
+        rows=len(items),
+        groups=len(_together([item.conversation for item in items])),
+        tokens=sum(item.tokens for item in items),
+        scored_tokens=sum(item.scored_tokens for item in items),
+    )
+
+
+def _write(path: Path, conversations: Iterable[Conversation]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(conversation.model_dump_json() + "\n" for conversation in conversations)
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 over the three files, by name: the identity of what is trained and measured on."""
+    names = ("train.jsonl", "valid.jsonl", "held_out.jsonl")
+    parts = "".join(f"{name}\0{sha256_of_file(folder / name)}\n" for name in names)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _sha256_of_files(path: Path) -> str:
+    files = sources.files_of(path)
+    if path.is_file():
+        return sha256_of_file(path)
+    parts = "".join(f"{file.relative_to(path).as_posix()}\0{sha256_of_file(file)}\n" for file in files)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _remedy(dropped: Counter[DropReason], settings: DataSettings) -> str:
+    reason = dropped.most_common(1)[0][0] if dropped else None
+    if reason == "too_long":
+        return f"Raise data.max_tokens, which is {settings.max_tokens}."
+    if reason in ("empty_answer", "empty_prompt"):
+        return f"Check that the template {settings.template!r} reads the right fields."
+    return "Check the source."

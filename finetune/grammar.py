@@ -1,0 +1,309 @@
+"""Expands a command grammar (YAML) into training rows: a spoken command, and the JSON action it stands for.
+
+A grammar says how people phrase things and what each phrasing means; ``data_templates/`` holds one, with comments.
+Rows are drawn from a seed, without duplicates, and every row names its *combination*: rows that mean the same action
+share it in all languages, so a split by combination keeps whole actions out of training. Splitting, prompts and
+scoring are left to others; so is every word of every domain.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from export.errors import DataError, RecipeError
+from finetune.yaml_text import parse_yaml
+
+Language = Literal["en", "zh"]
+Place = Literal["before", "after"]
+Scalar = bool | int | str
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+RESERVED_SLOTS = frozenset({"before", "after", "options"})
+SLOT = re.compile(r"\{(\w+)\}")
+DUPLICATES_BEFORE_GIVING_UP = 20_000
+
+
+class Strict(BaseModel):
+    """Base of all parts of a grammar: unchangeable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Phrases(Strict):
+    """The same thing said in different ways, per language."""
+
+    en: tuple[str, ...] = Field(min_length=1)
+    zh: tuple[str, ...] = Field(min_length=1)
+
+    def of(self, language: Language) -> tuple[str, ...]:
+        """The ways of saying it in one language."""
+        return self.en if language == "en" else self.zh
+
+
+class SlotValue(Phrases):
+    """One value of a slot as the action writes it, and its phrases; phrases may hold other slots."""
+
+    value: Scalar
+
+
+class Places(Strict):
+    """Where an option may be said, per language."""
+
+    en: tuple[Place, ...] = ("after",)
+    zh: tuple[Place, ...] = ("after",)
+
+
+class Slot(Strict):
+    """A gap in sentences; ``position`` matters only for slots that are used as options."""
+
+    values: tuple[SlotValue, ...] = Field(min_length=1)
+    position: Places = Places()
+
+
+class Joiner(Strict):
+    """What stands between a sentence and the options said before and after it."""
+
+    before: str
+    after: str
+
+
+class Joiners(Strict):
+    """The joiner of each language."""
+
+    en: Joiner
+    zh: Joiner
+
+
+class Intent(Strict):
+    """One kind of command: its sentences, the action they mean and the options it may carry."""
+
+    name: str
+    share: float = Field(gt=0)
+    action: dict[str, JsonValue]
+    only: dict[str, tuple[Scalar, ...]] = {}
+    options: tuple[str, ...] = ()
+    sentences: Phrases
+
+
+class Family(Phrases):
+    """Sentences of one topic that the grammar's commands do not cover."""
+
+    name: str
+
+
+class OutOfScope(Strict):
+    """The families of out-of-scope sentences and the one action that answers them all."""
+
+    share: float = Field(gt=0)
+    action: dict[str, JsonValue]
+    families: tuple[Family, ...] = Field(min_length=1)
+
+
+class Grammar(Strict):
+    """A whole grammar file."""
+
+    name: str
+    description: str
+    system_prompt: str
+    joiners: Joiners
+    openers: Phrases
+    closers: Phrases
+    slots: dict[str, Slot]
+    options_chance: tuple[float, ...] = Field(min_length=1)
+    intents: tuple[Intent, ...] = Field(min_length=1)
+    out_of_scope: OutOfScope
+
+
+@dataclass
+class Draw:
+    """One row in the making: the language, and the slot values drawn so far."""
+
+    grammar: Grammar
+    rng: random.Random
+    language: Language
+    only: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    values: dict[str, SlotValue] = field(default_factory=dict)
+
+    def value_of(self, slot: str) -> SlotValue:
+        """The slot's value in this row, drawn when first asked for."""
+        if slot not in self.values:
+            allowed = self.only.get(slot)
+            choices = [value for value in self.grammar.slots[slot].values if allowed is None or value.value in allowed]
+            self.values[slot] = self.rng.choice(choices)
+        return self.values[slot]
+
+    def say(self, text: str) -> str:
+        """Fill the slots of a text, and those of the phrases they are filled with."""
+
+        def phrase(match: re.Match[str]) -> str:
+            return self.say(self.rng.choice(self.value_of(match[1]).of(self.language)))
+
+        return SLOT.sub(phrase, text)
+
+
+def slots_in(node: JsonValue) -> Iterator[str]:
+    """Every slot named anywhere in a text, list or object."""
+    if isinstance(node, str):
+        yield from SLOT.findall(node)
+    elif isinstance(node, list):
+        for item in node:
+            yield from slots_in(item)
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from slots_in(value)
+
+
+def used_slots(grammar: Grammar) -> Iterator[tuple[str, str]]:
+    """Pairs of (where it is used, slot) for every use of a slot."""
+    for name, slot in grammar.slots.items():
+        for value in slot.values:
+            yield from ((f"slot '{name}', value '{value.value}'", used) for used in slots_in([*value.en, *value.zh]))
+    for intent in grammar.intents:
+        texts: JsonValue = [*intent.sentences.en, *intent.sentences.zh, intent.action]
+        for used in [*slots_in(texts), *intent.options, *intent.only]:
+            yield f"intent '{intent.name}'", used
+    for family in grammar.out_of_scope.families:
+        yield from ((f"out-of-scope family '{family.name}'", used) for used in slots_in([*family.en, *family.zh]))
+
+
+def check_slots(grammar: Grammar, source: str) -> None:
+    """Raise a DataError that names the first use of a slot which the grammar does not define."""
+    for where, slot in used_slots(grammar):
+        if slot not in grammar.slots and slot not in RESERVED_SLOTS:
+            known = ", ".join(sorted(grammar.slots))
+            raise DataError(f"{source}: {where} uses the slot '{slot}', which is not defined. Defined: {known}")
+
+
+def check_restrictions(grammar: Grammar, source: str) -> None:
+    """Raise a DataError if an intent's ``only`` leaves a slot without values."""
+    for intent in grammar.intents:
+        for slot, allowed in intent.only.items():
+            unknown = set(allowed) - {value.value for value in grammar.slots[slot].values}
+            if unknown or not allowed:
+                raise DataError(f"{source}: intent '{intent.name}' allows unknown values of '{slot}': {unknown}")
+
+
+def load_grammar(path: Path) -> Grammar:
+    """Read and check a grammar file."""
+    try:
+        grammar = Grammar.model_validate(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    except (OSError, RecipeError, ValidationError) as error:
+        raise DataError(f"cannot read the grammar {path}: {error}") from error
+    check_slots(grammar, str(path))
+    check_restrictions(grammar, str(path))
+    return grammar
+
+
+def draw_options(draw: Draw, intent: Intent) -> list[str]:
+    """Choose which of the intent's options this row carries, in a random order of speaking."""
+    chances = draw.grammar.options_chance[: len(intent.options) + 1]
+    count = draw.rng.choices(range(len(chances)), chances)[0]
+    return draw.rng.sample(intent.options, count)
+
+
+def say_options(draw: Draw, options: list[str]) -> dict[Place, str]:
+    """The spoken options for each place of a sentence, joined in the language's way."""
+    joiners = draw.grammar.joiners
+    joiner = joiners.en if draw.language == "en" else joiners.zh
+    spoken: dict[Place, str] = {"before": "", "after": ""}
+    for option in options:
+        position = draw.grammar.slots[option].position
+        place = draw.rng.choice(position.en if draw.language == "en" else position.zh)
+        phrase = draw.say("{" + option + "}")
+        spoken[place] += phrase + joiner.before if place == "before" else joiner.after + phrase
+    return spoken
+
+
+def place_options(sentence: str, spoken: dict[Place, str]) -> str | None:
+    """Put the spoken options into a sentence, or None if it has no room for one of them."""
+    places: tuple[Place, Place] = ("before", "after")
+    for place in places:
+        marker = "{" + place + "}"
+        if spoken[place] and marker not in sentence:
+            return None
+        sentence = sentence.replace(marker, spoken[place])
+    return sentence
+
+
+def fill_action(node: JsonValue, draw: Draw, options: dict[str, JsonValue]) -> JsonValue:
+    """Replace every ``"{slot}"`` of an action by its value, and ``"{options}"`` by the options object."""
+    if isinstance(node, dict):
+        return {key: fill_action(value, draw, options) for key, value in node.items()}
+    if isinstance(node, list):
+        return [fill_action(item, draw, options) for item in node]
+    if node == "{options}":
+        return options
+    match = SLOT.fullmatch(node) if isinstance(node, str) else None
+    return draw.value_of(match[1]).value if match else node
+
+
+def canonical(action: JsonValue) -> str:
+    """Compact JSON; the order of the keys is the grammar's."""
+    return json.dumps(action, ensure_ascii=False, separators=(",", ":"))
+
+
+def wrap(draw: Draw, sentence: str) -> str:
+    """Add an opener and a closer, such as "please" and "thanks"."""
+    openers, closers = (part.of(draw.language) for part in (draw.grammar.openers, draw.grammar.closers))
+    return draw.rng.choice(openers) + sentence + draw.rng.choice(closers)
+
+
+def make_row(draw: Draw, command: str, action: str, combination: str) -> dict[str, str]:
+    """The four columns of a row."""
+    return {"command": wrap(draw, command), "language": draw.language, "action": action, "combination": combination}
+
+
+def draw_command(grammar: Grammar, rng: random.Random) -> dict[str, str]:
+    """One row of a command that is in scope."""
+    intent = rng.choices(grammar.intents, [intent.share for intent in grammar.intents])[0]
+    draw = Draw(grammar, rng, rng.choice(LANGUAGES), intent.only)
+    options = draw_options(draw, intent)
+    spoken = say_options(draw, options)
+    fitting = [placed for text in intent.sentences.of(draw.language) if (placed := place_options(text, spoken))]
+    if not fitting:
+        raise DataError(f"grammar {grammar.name}: intent '{intent.name}' has no sentence with room for {options}")
+    command = draw.say(rng.choice(fitting))
+    chosen: dict[str, JsonValue] = {name: draw.value_of(name).value for name in intent.options if name in options}
+    action = canonical(fill_action(intent.action, draw, chosen))
+    return make_row(draw, command, action, action)
+
+
+def draw_out_of_scope(grammar: Grammar, rng: random.Random) -> dict[str, str]:
+    """One row of a request that must be refused; its combination is its family."""
+    draw = Draw(grammar, rng, rng.choice(LANGUAGES))
+    family = rng.choice(grammar.out_of_scope.families)
+    command = draw.say(rng.choice(family.of(draw.language)))
+    return make_row(draw, command, canonical(grammar.out_of_scope.action), f"out_of_scope/{family.name}")
+
+
+def draw_row(grammar: Grammar, rng: random.Random) -> dict[str, str]:
+    """One row, in scope or not, by the shares of the grammar."""
+    share_in_scope = sum(intent.share for intent in grammar.intents)
+    in_scope = rng.random() * (share_in_scope + grammar.out_of_scope.share) < share_in_scope
+    return draw_command(grammar, rng) if in_scope else draw_out_of_scope(grammar, rng)
+
+
+def expand(grammar_path: Path, rows: int, seed: int) -> Iterator[dict[str, str]]:
+    """Yield ``rows`` different rows of the grammar; the same seed yields the same rows.
+
+    Each row has ``command``, ``language`` (en or zh), ``action`` (canonical JSON) and ``combination`` (the group key
+    for splitting). Raises DataError if the grammar is at fault or cannot make that many different commands.
+    """
+    grammar, rng = load_grammar(grammar_path), random.Random(seed)
+    seen: set[str] = set()
+    duplicates = 0
+    while len(seen) < rows:
+        row = draw_row(grammar, rng)
+        duplicates = duplicates + 1 if row["command"] in seen else 0
+        if duplicates > DUPLICATES_BEFORE_GIVING_UP:
+            raise DataError(f"{grammar_path} makes only about {len(seen)} different commands, {rows} were asked for")
+        if duplicates == 0:
+            seen.add(row["command"])
+            yield row

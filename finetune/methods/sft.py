@@ -1,0 +1,248 @@
+"""Supervised fine-tuning with LoRA or QLoRA, by TRL's SFTTrainer over peft.
+
+The rows come as token ids and labels made by `export.chat`, so that the trainer has nothing left to template, mask or
+cut. What is ours here: the mapping of settings, progress, and refusing to keep anything that is not finite.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from export.chat import Conversation, encode
+from export.errors import MissingDependencyError, TrainingError
+from export.frozen import Frozen
+from finetune.base_model import BaseModelSource, guard_tied_embeddings, load_for_training, load_tokenizer
+from finetune.methods._base import Adapter, LossPoint, Method
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedTokenizerBase
+    from trl import SFTConfig, SFTTrainer
+
+    from finetune.data import Splits
+
+IGNORED = -100
+
+
+class Lora(Frozen):
+    """The adapter: Hu et al. 2021 (LoRA), Kalajdzievski 2023 (rsLoRA), Liu et al. 2024 (DoRA)."""
+
+    rank: int = Field(default=16, ge=1, description="Rank of the update matrices.")
+    alpha: float = Field(default=32, gt=0, description="Scale: the update is alpha/rank (rsLoRA: alpha/sqrt(rank)).")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear", description="Module names to adapt; 'all-linear' is every linear layer but the head."
+    )
+    rslora: bool = Field(default=False, description="Rank-stabilised scaling.")
+    dora: bool = Field(default=False, description="Train magnitude and direction apart; slower.")
+
+
+class Sft(Method):
+    """Supervised fine-tuning on the assistant's turns."""
+
+    method: Literal["sft"] = Field(default="sft", description="Training method.")
+    quantization: Literal["none", "nf4"] = Field(
+        default="none", description="'nf4' holds the base in 4 bits while training (QLoRA)."
+    )
+    lora: Lora = Field(default=Lora(), description="The adapter.")
+    epochs: float = Field(default=3, gt=0, description="Passes over the training rows, unless max_steps is set.")
+    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; overrides epochs.")
+    batch_size: int = Field(default=16, ge=1, description="Rows per optimizer step, accumulation included.")
+    accumulation: int = Field(default=1, ge=1, description="Passes a batch is split into, to save memory.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="After the warm-up.")
+    warmup_share: float = Field(default=0.05, ge=0, lt=1, description="Share of the steps that warm up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    max_gradient_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations to save memory; slower.")
+    valid_evaluations: int = Field(default=4, ge=1, description="How often the valid loss is computed in the run.")
+
+    def check(self, config: dict[str, object]) -> None:
+        """Refuses targets that the model's tied embeddings do not allow."""
+        guard_tied_embeddings(config, self.lora.targets)
+
+    def train(
+        self, base: BaseModelSource, splits: "Splits", out: Path, *, seed: int, say: Callable[[str], None]
+    ) -> Adapter:
+        """Trains an adapter and saves it in peft's format. Raises TrainingError when anything is not finite."""
+        from finetune.progress import TrainingProgress
+
+        tokenizer = load_tokenizer(base.path)
+        rows = {
+            "train": self._dataset(tokenizer, splits.conversations("train"), base),
+            "valid": self._dataset(tokenizer, splits.conversations("valid"), base),
+        }
+        self._check_batch()
+        steps = self._steps(len(rows["train"]))
+        progress = TrainingProgress(steps)
+        trainer = self._trainer(base, tokenizer, rows, steps, out, seed, progress)
+        say(self._opening(trainer, base, len(rows["train"]), steps))
+        started = time.monotonic()
+        with progress:
+            trainer.train()
+        seconds = time.monotonic() - started
+        _require_finite(trainer.model)
+        trainer.model.save_pretrained(out)
+        return self._result(base, out, trainer, progress.points, seconds, rows["train"])
+
+    def _check_batch(self) -> None:
+        if self.batch_size % self.accumulation:
+            raise TrainingError(
+                f"train.batch_size {self.batch_size} is not a multiple of train.accumulation {self.accumulation}: "
+                "a batch cannot be split evenly."
+            )
+
+    def _steps(self, rows: int) -> int:
+        """Optimizer steps of the run."""
+        return self.max_steps or max(1, math.ceil(math.ceil(rows / self.batch_size) * self.epochs))
+
+    def _dataset(
+        self, tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Conversation], base: BaseModelSource
+    ) -> "Dataset":
+        """Rows as ids, and labels that carry loss on the assistant's tokens and turn ends alone."""
+        from datasets import Dataset
+
+        encoded = [encode(tokenizer, conversation, thinking=base.thinking) for conversation in conversations]
+        labels = [
+            [token if scored else IGNORED for token, scored in zip(row.ids, row.scored, strict=True)] for row in encoded
+        ]
+        return Dataset.from_dict({"input_ids": [list(row.ids) for row in encoded], "labels": labels})
+
+    def _trainer(
+        self,
+        base: BaseModelSource,
+        tokenizer: "PreTrainedTokenizerBase",
+        rows: "dict[str, Dataset]",
+        steps: int,
+        out: Path,
+        seed: int,
+        progress: Any,
+    ) -> "SFTTrainer":
+        from transformers import set_seed
+        from trl import SFTTrainer
+
+        set_seed(seed)  # the adapter's first matrix is random, and is drawn when the trainer wraps the model
+        four_bit = self.quantization == "nf4"
+        if four_bit:
+            _require_bitsandbytes()
+        return SFTTrainer(
+            model=load_for_training(base, four_bit=four_bit),
+            args=self._arguments(base, steps, out, seed),
+            train_dataset=rows["train"],
+            eval_dataset=rows["valid"],
+            processing_class=tokenizer,
+            peft_config=self._lora_config(),
+            callbacks=[progress.callback()],
+        )
+
+    def _lora_config(self) -> "LoraConfig":
+        from peft import LoraConfig
+
+        targets = self.lora.targets
+        return LoraConfig(
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=self.lora.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            use_rslora=self.lora.rslora,
+            use_dora=self.lora.dora,
+            task_type="CAUSAL_LM",
+        )
+
+    def _arguments(self, base: BaseModelSource, steps: int, out: Path, seed: int) -> "SFTConfig":
+        import torch
+        from trl import SFTConfig
+
+        on_gpu = torch.cuda.is_available()
+        return SFTConfig(
+            output_dir=str(out / "trainer"),
+            max_steps=steps,
+            per_device_train_batch_size=self.batch_size // self.accumulation,
+            per_device_eval_batch_size=max(1, self.batch_size // self.accumulation),
+            gradient_accumulation_steps=self.accumulation,
+            learning_rate=self.learning_rate,
+            lr_scheduler_type=self.schedule,
+            warmup_steps=round(steps * self.warmup_share),
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_gradient_norm,
+            gradient_checkpointing=self.gradient_checkpointing,
+            bf16=base.dtype == "bfloat16",
+            fp16=base.dtype == "float16",
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            eval_strategy="steps",
+            eval_steps=max(1, steps // self.valid_evaluations),
+            logging_steps=1,
+            logging_nan_inf_filter=False,  # its default replaces a loss that is not a number by the last good one
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=seed,
+            max_length=None,  # rows that are too long were dropped and counted; nothing is cut here
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+
+    def _opening(self, trainer: "SFTTrainer", base: BaseModelSource, rows: int, steps: int) -> str:
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        kind = "QLoRA (NF4 base)" if self.quantization == "nf4" else "LoRA"
+        return (
+            f"train: {kind}, rank {self.lora.rank}, {trainable:,} trainable parameters, {rows:,} rows, {steps:,} steps "
+            f"of {self.batch_size}, computing in {base.dtype}"
+        )
+
+    def _result(
+        self,
+        base: BaseModelSource,
+        out: Path,
+        trainer: "SFTTrainer",
+        points: tuple[LossPoint, ...],
+        seconds: float,
+        rows: "Dataset",
+    ) -> Adapter:
+        from export.hardware import peak_memory_bytes
+
+        steps = int(trainer.state.global_step)
+        per_row = sum(sum(label != IGNORED for label in labels) for labels in rows["labels"]) / len(rows)
+        config = next(iter(trainer.model.peft_config.values()))
+        return Adapter(
+            folder=out,
+            base=base.name,
+            base_sha256=base.weights_sha256,
+            four_bit_base=self.quantization == "nf4",
+            dtype=base.dtype,
+            targets=tuple(sorted(config.target_modules)),
+            trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            steps=steps,
+            tokens=points[-1].tokens if points else 0,
+            trained_tokens=round(per_row * steps * self.batch_size),
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+            losses=points,
+        )
+
+
+def _require_finite(model: Any) -> None:
+    """Raises TrainingError when a trained weight is not a number: such an adapter must never be saved."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(
+                f"after training, {name} holds values that are not finite. Nothing was saved. Lower "
+                "train.learning_rate, or set model.dtype: float32 if it was float16."
+            )
+
+
+def _require_bitsandbytes() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("bitsandbytes", "train.quantization: nf4", "pip install 'fieldtune[qlora]'")
+
+
+step = Sft

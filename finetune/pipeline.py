@@ -1,0 +1,190 @@
+"""The stages in their order: data, train, merge, quantize, check, report. The only file that sees all of them.
+
+Each stage is run through `export.stage.run_stage`, keyed by its part of the recipe, the results it builds on and the
+versions of the libraries that make it, so that a second run does only what has to be done again.
+"""
+
+import random
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from export.hardware import available_cores, environment
+
+from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of_file, sha256_of_folder
+from export.chat import encode
+from export.compare import compare_steps, overall, worst_by_subject
+from export.formats._base import Format
+from export.measure import measure, package_versions
+from export.report import Report, write
+from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage
+from finetune.base_model import BaseModelSource, load_tokenizer, open_base
+from finetune.data import Splits, identity, prepare
+from finetune.merge import merge
+from finetune.methods._base import Adapter
+from finetune.recipe import Recipe, dump
+from finetune.subjects import held_out_items, subjects_of_run
+
+Stage = Literal["data", "train", "merge", "quantize", "check"]
+R = TypeVar("R", bound=StageResult)
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Run:
+    """One recipe in one run folder. Each stage is a property: computed, or found finished, when first asked for."""
+
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self._say = say
+
+    def until(self, last: Stage) -> Report | None:
+        """Runs the stages up to `last`; the report when that is the check."""
+        self._preflight()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "recipe.yaml").write_text(dump(self.recipe), encoding="utf-8")
+        if last == "data":
+            self.splits  # noqa: B018 - asking for a stage runs it
+        elif last == "train":
+            self.adapter  # noqa: B018
+        elif last == "merge":
+            self.merged  # noqa: B018
+        elif last == "quantize":
+            self.exports  # noqa: B018
+        else:
+            return self.report()
+        return None
+
+    def report(self) -> Report:
+        """Measures every subject against the merged model and writes report.json."""
+        listed = subjects_of_run(self.base, self.adapter, self.merged, self.exports, self.folder)
+        settings = self.recipe.check
+        items = held_out_items(
+            self.splits, self.merged, settings, seed=self.recipe.seed, thinking=self.recipe.model.thinking
+        )
+        measured = measure(
+            [subject.candidate for subject in listed],
+            items,
+            settings.measures.steps(),
+            self.folder / "check",
+            threads=settings.threads or available_cores(),
+            say=self._say,
+        )
+        comparisons = compare_steps(measured, self.recipe.gate, seed=self.recipe.seed)
+        verdicts = worst_by_subject(comparisons)
+        report = Report(
+            recipe=self.recipe.model_dump(mode="json"),
+            environment=environment().model_dump(mode="json"),
+            stages=self._manifests(),
+            subjects=tuple(s.record.model_copy(update={"verdict": verdicts.get(s.record.name)}) for s in listed),
+            measurements=tuple(m for subject in measured.values() for m in subject),
+            comparisons=comparisons,
+            verdict=overall(tuple(verdicts.values())),
+        )
+        write(report, self.folder)
+        return report
+
+    def _manifests(self) -> tuple[Manifest, ...]:
+        """The manifests of the stages this report stands on."""
+        folders = [stage.folder for stage in (self.splits, self.adapter, self.merged, *self.exports)]
+        return tuple(manifest for folder in folders if (manifest := read_manifest(folder)) is not None)
+
+    @cached_property
+    def base(self) -> BaseModelSource:
+        """The base model, on this machine."""
+        return open_base(self.recipe.model)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Rows as conversations, split into train, valid and held-out."""
+        settings = self.recipe.data
+        inputs = {
+            **flatten("data", settings.model_dump(mode="json", exclude={"path", "template"})),
+            **flatten("source", identity(settings)),
+            "tokenizer": self.base.tokenizer_sha256,
+            "thinking": self.recipe.model.thinking,
+            "seed": self.recipe.seed,
+        }
+
+        def work(out: Path) -> Splits:
+            return prepare(
+                settings,
+                load_tokenizer(self.base.path),
+                seed=self.recipe.seed,
+                thinking=self.recipe.model.thinking,
+                offline=self.recipe.model.offline,
+                out=out,
+            )
+
+        return self._stage(self.folder / "data", "data", inputs, work, Splits)
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The trained adapter."""
+        inputs = {
+            **flatten("train", self.recipe.train.model_dump(mode="json")),
+            "data": self.splits.fingerprint,
+            "base": self.base.weights_sha256,
+            "dtype": self.base.dtype,
+            "seed": self.recipe.seed,
+            **package_versions("torch", "transformers", "peft", "trl"),
+        }
+
+        def work(out: Path) -> Adapter:
+            return self.recipe.train.train(self.base, self.splits, out, seed=self.recipe.seed, say=self._say)
+
+        return self._stage(self.folder / "adapter", "train", inputs, work, Adapter)
+
+    @cached_property
+    def merged(self) -> ModelFolder:
+        """The adapter folded into the base's weights."""
+        inputs = {
+            **flatten("merge", self.recipe.merge.model_dump(mode="json")),
+            "adapter": sha256_of_file(self.adapter.folder / "adapter_model.safetensors"),
+            "base": self.base.weights_sha256,
+            **package_versions("torch", "transformers", "peft"),
+        }
+
+        def work(out: Path) -> ModelFolder:
+            return merge(self.adapter, self.base, self.recipe.merge, out)
+
+        return self._stage(self.folder / "merged", "merge", inputs, work, ModelFolder)
+
+    @cached_property
+    def exports(self) -> tuple[QuantizedModel, ...]:
+        """Every artifact of every format the recipe asks for, in order."""
+        return tuple(self._export(step, variant) for step in self.recipe.export.steps() for variant in step.variants())
+
+    def _export(self, step: Format, variant: str) -> QuantizedModel:
+        rows = step.calibration_rows_wanted()
+        inputs = {
+            **flatten("export", step.settings_for(variant)),
+            "merged": sha256_of_folder(self.merged.folder),
+            "calibration": self.splits.fingerprint if rows else None,
+            "seed": self.recipe.seed if rows else None,
+            **{f"version {name}": value for name, value in step.tool_versions().items()},
+        }
+
+        def work(out: Path) -> QuantizedModel:
+            calibration = self._calibration(rows) if rows else ()
+            return step.quantize(variant, self.merged, calibration, out, lambda name: self._export(step, name))
+
+        return self._stage(self.folder / "export" / variant, f"quantize {variant}", inputs, work, QuantizedModel)
+
+    def _calibration(self, rows: int) -> tuple[tuple[int, ...], ...]:
+        """Token ids of training rows drawn with the recipe's seed: chat-formatted, never held-out."""
+        tokenizer = load_tokenizer(self.merged.folder)
+        conversations = list(self.splits.conversations("train"))
+        chosen = random.Random(self.recipe.seed).sample(conversations, min(rows, len(conversations)))
+        return tuple(encode(tokenizer, c, thinking=self.recipe.model.thinking).ids for c in chosen)
+
+    def _preflight(self) -> None:
+        """Everything that can be known to fail before anything is trained."""
+        identity(self.recipe.data)
+        self.recipe.train.check(self.base.config)
+        for step in self.recipe.export.steps():
+            step.check_model(self.base.config)
+
+    def _stage(self, folder: Path, stage: str, inputs: Inputs, work: Callable[[Path], R], result_type: type[R]) -> R:
+        return run_stage(folder, stage, inputs, work, result_type, self._say)

@@ -1,0 +1,197 @@
+"""The recipe: its schema, and how it is loaded, overridden, resolved and written. Nothing else, and nothing heavy.
+
+Every default lives here or in the settings class of the step it belongs to. The JSON schema, the command line's help
+and the table in the documentation are generated from these classes.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from export import plugins
+from export.checks._base import Check
+from export.compare import Gate
+from export.errors import RecipeError
+from export.formats._base import Format
+from export.frozen import Frozen
+from export.plugins import Chosen
+from finetune.data import DataSettings
+from finetune.methods._base import Method
+from finetune.yaml_text import parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    Formats = Chosen[Format]
+    Checks = Chosen[Check]
+    Training = Method
+else:
+    Formats = plugins.choice_of("export.formats", on_by_default=False)
+    Checks = plugins.choice_of("export.checks", on_by_default=True)
+    Training = plugins.one_of("finetune.methods", "method")
+
+
+class ModelSettings(Frozen):
+    """The base model, and how it is held while it is trained."""
+
+    name: str = Field(
+        default="starter",
+        description="'starter' (the embedded small model), a local folder (./path), a Hugging Face id (owner/name) or "
+        "modelscope:owner/name.",
+    )
+    revision: str | None = Field(default=None, description="Hub revision: a commit, tag or branch.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Computing type in training; 'auto' takes what this machine's processor is fast in."
+    )
+    thinking: bool = Field(
+        default=False, description="Whether the chat template's thinking mode is on, in training, checks and export."
+    )
+    offline: bool = Field(default=False, description="Never ask a hub: use what is on this machine or stop.")
+
+
+class MergeSettings(Frozen):
+    """What the adapter is merged onto."""
+
+    onto: Literal["16bit", "nf4"] = Field(
+        default="16bit",
+        description="'16bit': the base's own weights; 'nf4': the de-quantized NF4 weights a QLoRA adapter saw.",
+    )
+    dtype: Literal["bfloat16", "float16"] = Field(
+        default="bfloat16", description="Type the merged weights are saved in."
+    )
+
+
+class CheckSettings(Frozen):
+    """What is measured on the held-out rows, for every subject."""
+
+    rows: int = Field(
+        default=300, ge=1, description="Held-out rows to measure on, at most; drawn with the recipe's seed."
+    )
+    max_new_tokens: int = Field(default=128, ge=1, description="Where a generated answer is cut off.")
+    threads: int | None = Field(
+        default=None, ge=1, description="Processor threads for measuring; null takes all cores."
+    )
+    measures: Checks = Field(default_factory=Checks, description="The checks; set one to null to leave it out.")
+
+
+class Recipe(Frozen):
+    """One YAML file: from rows to checked files."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder: letters, digits, '.', '_', '-'."
+    )
+    seed: int = Field(default=0, ge=0, description="Seeds the split, training, calibration and the statistics.")
+    model: ModelSettings = Field(default=ModelSettings(), description="The base model.")
+    data: DataSettings = Field(description="The rows.")
+    train: Training = Field(description="Fine-tuning.")
+    merge: MergeSettings = Field(default=MergeSettings(), description="Merging the adapter.")
+    export: Formats = Field(default_factory=Formats, description="The formats to write.")
+    check: CheckSettings = Field(default_factory=CheckSettings, description="Measuring.")
+    gate: Gate = Field(default=Gate(), description="How much each step may cost.")
+
+
+def find(name_or_path: Path) -> Path:
+    """The file of a recipe: the path itself or, for a bare name that is no file here, the shipped recipe so called."""
+    from finetune.library import shipped_recipe
+
+    bare = name_or_path.parent == Path() and not name_or_path.suffix
+    return shipped_recipe(name_or_path.name) if bare and not name_or_path.exists() else name_or_path
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `a.b=value` overrides applied.
+
+    Local paths in the file are relative to the file; those in an override, to the working directory. Raises
+    RecipeError with every mistake at once, each with its path and what to write instead.
+    """
+    content = _anchored(read_yaml(path), path.resolve().parent)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [f"  {explain(Recipe, detail)}" for detail in error.errors(include_url=False)]
+        count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
+        raise RecipeError(f"{path} has {count}:\n" + "\n".join(problems)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every key with the value that was used."""
+    import yaml
+
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema()
+
+
+def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
+    """One mistake as a line: where it is, what was found, what was expected."""
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = tuple(_keys_at(schema, detail["loc"][:-1]))
+        return f"{where}: there is no such key. {plugins.nearest(str(detail['loc'][-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{where}: this key is needed and missing."
+    found = repr(detail["input"])
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}; found {found if len(found) <= 60 else found[:57] + '...'}."
+
+
+def settings_class_in(annotation: Any) -> type[BaseModel] | None:
+    """The settings class in an annotation such as `Gguf | None`; None when there is none in it."""
+    candidates = (annotation, *getattr(annotation, "__args__", ()))
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def _keys_at(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys that are valid at a place in the recipe."""
+    current = schema
+    for part in location:
+        field = current.model_fields.get(str(part))
+        inner = None if field is None else settings_class_in(field.annotation)
+        if inner is None:
+            return []
+        current = inner
+    return list(current.model_fields)
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Sets one dotted key, such as train.max_steps=20, in the recipe's content."""
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise RecipeError(f"--set {override}: expected a key, '=' and a value, such as --set train.max_steps=20.")
+    value = parse_yaml(text, f"--set {override}")
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    _merge(content, _anchored(value, Path.cwd()), override)
+
+
+def _merge(content: dict[str, Any], change: dict[str, Any], override: str) -> None:
+    for key, value in change.items():
+        current = content.get(key)
+        if isinstance(value, dict) and isinstance(current, dict) and value:
+            _merge(current, value, override)
+        elif isinstance(value, dict) and value and current is not None:
+            raise RecipeError(f"--set {override}: {key!r} is {current!r} in the recipe and has no keys below it.")
+        else:
+            content[key] = value
+
+
+def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content with its local paths made absolute; ids of hubs and names of templates stay as they are."""
+    for section, key in (("data", "path"), ("data", "template"), ("model", "name")):
+        values = content.get(section)
+        if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(section, key, text):
+            values[key] = str((folder / Path(text).expanduser()).resolve())
+    return content
+
+
+def _is_local(section: str, key: str, text: str) -> bool:
+    if (section, key) == ("data", "path"):
+        return not re.match(r"^[a-z]+:", text)
+    return text.startswith((".", "/", "~"))

@@ -1,0 +1,64 @@
+"""What a person reads on the terminal: progress lines, and the table at the end."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+from export.report import Report, table
+
+
+def say(line: str) -> None:
+    """Prints one line of progress at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' chatter off the terminal for this process: advice to developers, telemetry, load bars.
+
+    Called by the command line alone; as a library, this project changes no one's logging. Errors still show.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    for name in ("torchao", "torch", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "optimum"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|trl|optimum|gptqmodel|bitsandbytes)\b.*")
+
+
+def show_report(report: Report, folder: Path) -> None:
+    """Prints the before/after table, what was done otherwise than asked, the verdict and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    headings, rows = table(report)
+    drawn = Table(title=f"{report.recipe['name']}: before and after (value ± standard error)", title_justify="left")
+    for heading in headings:
+        drawn.add_column(heading, justify="left" if heading in ("subject", "verdict") else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    console = Console()
+    wide = Console(width=160) if not console.is_terminal else console
+    wide.print(drawn)
+    for line in _remarks(report):
+        wide.print(line, highlight=False)
+    wide.print(f"verdict: {report.verdict}", highlight=False)
+    wide.print(f"report: {folder / 'report.json'}", highlight=False, soft_wrap=True)
+
+
+def _remarks(report: Report) -> list[str]:
+    """The rows behind the numbers, the fallbacks, and each check that did not pass."""
+    counts = {m.check: m.n for m in report.measurements if m.subject == "merged"}
+    lines = [f"held-out rows: {counts.get('exact_match', 0):,}; scored tokens: {counts.get('perplexity', 0):,}"]
+    for subject in report.subjects:
+        lines += [
+            f"{subject.name}: {fallback.what}: asked {fallback.asked}, used {fallback.used} ({fallback.reason})"
+            for fallback in subject.fallbacks
+        ]
+    for c in report.comparisons:
+        if c.verdict in ("fail", "cannot tell"):
+            interval = "" if c.interval is None else f" [{c.interval[0]:.4f}, {c.interval[1]:.4f}]"
+            limit = "" if c.limit is None else f", limit {c.limit:g}"
+            lines.append(f"{c.after}: {c.check} {c.verdict}: {c.scale} {c.delta:.4f}{interval}{limit}, n {c.n:,}")
+    return lines

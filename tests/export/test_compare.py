@@ -1,0 +1,122 @@
+"""Verdicts on changes whose truth is known."""
+
+import numpy as np
+import pytest
+
+from export.checks._base import measurement
+from export.compare import Gate, compare, compare_steps, nominal_bits, overall
+
+GATE = Gate()
+
+
+def _scores(subject, values, check="exact_match"):
+    return measurement(check, subject, [[float(v)] for v in values], unit="share", higher_is_better=True)
+
+
+def _verdict(before, after, check="exact_match"):
+    (done,) = compare([_scores("merged", before, check)], [_scores("x", after, check)], GATE.below_6_bits, seed=0)
+    return done.verdict
+
+
+def test_nothing_lost_on_many_rows_passes():
+    assert _verdict([1] * 400, [1] * 400) == "pass"
+
+
+def test_nothing_lost_on_few_rows_cannot_tell():
+    assert _verdict([1] * 30, [1] * 30) == "cannot tell"
+
+
+def test_a_clear_loss_fails():
+    assert _verdict([1] * 400, [1] * 360 + [0] * 40) == "fail"
+
+
+def test_a_small_loss_on_few_rows_cannot_tell():
+    assert _verdict([1] * 100, [1] * 98 + [0] * 2) == "cannot tell"
+
+
+def test_gaining_is_never_a_failure():
+    assert _verdict([0] * 50 + [1] * 350, [1] * 400) == "pass"
+
+
+def test_one_answer_that_no_longer_stops_fails_however_many_rows():
+    assert _verdict([1] * 1000, [1] * 999 + [0], check="stops") == "fail"
+    assert _verdict([0] + [1] * 999, [1] * 1000, check="stops") == "pass"
+
+
+def _divergence(subject, values, check="kl_mean", statistic="mean"):
+    return measurement(
+        check, subject, [[float(v)] for v in values], unit="nats", higher_is_better=False, statistic=statistic
+    )
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0.02, "pass"), (0.05, "cannot tell"), (0.2, "fail")])
+def test_divergence_is_judged_by_its_interval(level, expected):
+    values = np.random.default_rng(0).exponential(size=300)
+    values *= level / values.mean()
+    merged = _scores("merged", [1] * 300)
+    done = compare([merged], [_scores("x", [1] * 300), _divergence("x", values)], GATE.below_6_bits, seed=0)
+    assert next(c for c in done if c.check == "kl_mean").verdict == expected
+
+
+def test_a_divergence_that_is_not_a_number_fails():
+    done = compare(
+        [_scores("merged", [1] * 9)],
+        [_scores("x", [1] * 9), _divergence("x", [0.0] * 8 + [float("nan")])],
+        GATE.below_6_bits,
+        seed=0,
+    )
+    assert next(c for c in done if c.check == "kl_mean").verdict == "fail"
+
+
+def test_perplexity_is_compared_as_a_ratio():
+    values = np.random.default_rng(1).exponential(size=200)
+    before = _divergence("merged", values, "perplexity", "exp_mean")
+    after = _divergence("x", values + np.log(1.2), "perplexity", "exp_mean")
+    (done,) = compare([before], [after], GATE.below_6_bits, seed=0)
+    assert done.delta == pytest.approx(1.2)
+    assert done.interval == pytest.approx((1.2, 1.2))
+    assert done.verdict == "fail"
+
+
+def test_what_fine_tuning_gained_is_not_judged():
+    measured = {"merged": [_scores("merged", [1] * 9)], "base": [_scores("base", [0] * 9)]}
+    (done,) = compare_steps(measured, GATE, seed=0)
+    assert (done.before, done.after, done.verdict) == ("base", "merged", None)
+    assert done.delta == 1.0
+
+
+def test_the_adapters_divergence_counts_for_the_merge():
+    measured = {
+        "merged": [_scores("merged", [1] * 300)],
+        "adapter": [_scores("adapter", [1] * 300), _divergence("adapter", [0.5] * 300)],
+    }
+    found = {c.check: c for c in compare_steps(measured, GATE, seed=0)}
+    assert (found["kl_mean"].before, found["kl_mean"].after) == ("adapter", "merged")
+    assert found["kl_mean"].verdict == "fail"
+
+
+def test_simulated_truth_nothing_changed_is_rarely_failed_and_a_loss_of_five_points_is_found():
+    generator = np.random.default_rng(6)
+    unchanged, lost = [], []
+    for _ in range(400):
+        before = (generator.random(500) < 0.93).astype(float)
+        # flips both ways that cancel in expectation, 1 point of all rows each: nothing is lost
+        flipped = generator.random(500) < np.where(before == 1, 0.01 / 0.93, 0.01 / 0.07)
+        unchanged.append(_verdict(before, np.where(flipped, 1 - before, before)))
+        lost.append(_verdict(before, np.where(generator.random(500) < 0.06, 0.0, before)))
+    assert unchanged.count("fail") <= 4
+    assert lost.count("fail") >= 380
+
+
+@pytest.mark.parametrize(
+    ("subject", "bits"),
+    [("gguf/q4_k_m", 4), ("gguf/q8_0", 8), ("gguf/iq2_xs", 2), ("gguf/f16", 16), ("gptq/4bit", 4), ("merged", 16)],
+)
+def test_nominal_bits(subject, bits):
+    assert nominal_bits(subject) == bits
+
+
+def test_overall_is_the_worst_and_nothing_measured_cannot_tell():
+    assert overall(["pass", "cannot tell", "fail"]) == "fail"
+    assert overall(["pass", "cannot tell"]) == "cannot tell"
+    assert overall([]) == "cannot tell"

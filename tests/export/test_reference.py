@@ -1,0 +1,50 @@
+"""Stored predictions give the divergence that torch computes on the full distributions."""
+
+import numpy as np
+import pytest
+import torch
+
+from export import reference as reference_module
+from export.reference import Reference, ReferenceWriter
+
+
+def _log_probs(seed, tokens, vocabulary, spread=3.0):
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(scale=spread, size=(tokens, vocabulary)))
+    return torch.log_softmax(logits, dim=-1)
+
+
+def _stored(path, *items):
+    writer = ReferenceWriter()
+    for item in items:
+        writer.add(item.numpy().astype(np.float32))
+    writer.save(path)
+    return Reference(path)
+
+
+def test_with_the_whole_vocabulary_stored_kl_is_torchs(tmp_path):
+    p, q = _log_probs(1, 7, 300), _log_probs(2, 7, 300)
+    stored = _stored(tmp_path / "reference.npz", _log_probs(3, 2, 300), p)
+    kl, same = stored.compare(1, q.numpy().astype(np.float32))
+    expected = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1)
+    assert kl == pytest.approx(expected.numpy(), rel=1e-4)
+    assert same.tolist() == (p.argmax(-1) == q.argmax(-1)).tolist()
+
+
+def test_with_a_tail_kl_is_a_close_lower_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference_module, "TOP_K", 512)
+    p = _log_probs(1, 9, 5000, spread=4.0)
+    q = torch.log_softmax(p + 0.3 * _log_probs(2, 9, 5000, spread=1.0), dim=-1)
+    stored = _stored(tmp_path / "reference.npz", p)
+    kl, _ = stored.compare(0, q.numpy().astype(np.float32))
+    full = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1).numpy()
+    assert stored.top_k == 512
+    assert 0 < stored.tail_mass < 0.2
+    assert (kl <= full * (1 + 1e-3)).all()
+    assert kl.mean() > 0.85 * full.mean()
+
+
+def test_the_same_model_diverges_by_nothing(tmp_path):
+    p = _log_probs(1, 5, 4000)
+    kl, same = _stored(tmp_path / "reference.npz", p).compare(0, p.numpy().astype(np.float32))
+    assert kl.max() < 1e-6
+    assert same.all()

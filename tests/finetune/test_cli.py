@@ -1,0 +1,185 @@
+"""What the command says to someone who got something wrong: the remedy, exit status 2, no traceback, nothing left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export import chat
+from finetune import cli
+from tests.export.tiny_models import build
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """\
+name: test
+model: {{name: {model}, dtype: float32}}
+data: {{path: rows.jsonl, template: question_answer, max_tokens: 128}}
+train: {{max_steps: {steps}, batch_size: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("model") / "tiny", "qwen3", tied=True, hidden_size=64).folder
+
+
+@pytest.fixture
+def work(tmp_path, model, monkeypatch):
+    """A folder with a recipe and rows that work, to be broken by a test."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(model=model, steps=2), encoding="utf-8")
+    return tmp_path
+
+
+def _said(capsys, *arguments, status=2):
+    assert cli.main(arguments) == status
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def _final_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("runs/test/*") if path.is_dir()}
+
+
+def test_a_misspelt_key(work, capsys):
+    said = _said(capsys, "validate", "recipe.yaml", "--set", "train.max_step=3")
+    assert "train.max_step: there is no such key. Did you mean 'max_steps'?" in said
+
+
+def test_a_wrong_type(work, capsys):
+    said = _said(capsys, "run", "recipe.yaml", "--set", "train.batch_size=many")
+    assert "train.batch_size" in said
+    assert "'many'" in said
+
+
+def test_a_missing_recipe_and_a_misspelt_shipped_one(work, capsys):
+    assert "there is no file" in _said(capsys, "run", "nowhere.yaml")
+    assert "Did you mean 'quickstart'?" in _said(capsys, "run", "quickstrat")
+
+
+def test_a_missing_data_file(work, capsys):
+    (work / "rows.jsonl").rename(work / "row.jsonl")
+    said = _said(capsys, "run", "recipe.yaml", "--until", "data")
+    assert "rows.jsonl" in said
+    assert not _final_names(work)
+
+
+def test_a_row_without_the_templates_field(work, capsys):
+    with (work / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "And?", "anwser": "So."}) + "\n")
+    said = _said(capsys, "data", "recipe.yaml")
+    for expected in ("rows.jsonl", "41", "'answer'", "anwser"):
+        assert expected in said
+    assert not _final_names(work)
+
+
+def test_an_empty_split(work, capsys):
+    (work / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    assert "split" in _said(capsys, "data", "recipe.yaml")
+    assert not _final_names(work)
+
+
+def test_an_unknown_model(work, capsys):
+    said = _said(capsys, "data", "recipe.yaml", "--set", "model.name=./no-such-model")
+    assert "no-such-model" in said
+
+
+def test_an_unknown_model_on_a_hub_when_offline(work, capsys):
+    said = _said(capsys, "data", "recipe.yaml", "--set", "model.name=nobody/nothing", "--set", "model.offline=true")
+    assert "nobody/nothing" in said
+
+
+def test_tied_embeddings_cannot_be_targets(work, capsys):
+    said = _said(capsys, "train", "recipe.yaml", "--set", "train.lora.targets=[q_proj, lm_head]")
+    assert "tied" in said
+    assert not _final_names(work)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_nothing(work, capsys):
+    arguments = ("--set", "train.learning_rate=1e30", "--set", "train.max_steps=8", "--set", "train.warmup_share=0")
+    said = _said(capsys, "train", "recipe.yaml", *arguments)
+    assert "train.learning_rate" in said
+    assert _final_names(work) == {"data"}
+
+
+def test_a_full_disk(work, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("finetune.data._write", full)
+    said = _said(capsys, "data", "recipe.yaml")
+    assert "disk is full" in said
+    assert "--out" in said
+    assert not _final_names(work)
+
+
+@pytest.mark.skipif(not hasattr(os, "setsid"), reason="needs POSIX signals")
+def test_control_c_in_training_keeps_finished_stages_and_nothing_half_written(work, model):
+    (work / "recipe.yaml").write_text(RECIPE.format(model=model, steps=100_000), encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "finetune", "run", "recipe.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    deadline = time.monotonic() + 120
+    while not (work / "runs/test/.adapter.partial").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in said
+    assert "Traceback" not in said
+    assert {path.name for path in (work / "runs/test").iterdir()} == {"data", "recipe.yaml"}
+
+
+def test_copying_a_shipped_recipe_never_overwrites(work, capsys):
+    assert cli.main(["recipes", "quickstart"]) == 0
+    assert (work / "quickstart.yaml").read_text(encoding="utf-8").startswith("# ")
+    assert "exists already" in _said(capsys, "recipes", "quickstart")
+
+
+def test_nothing_to_talk_to(work, capsys):
+    assert "nothing to talk to" in _said(capsys, "chat", str(work))
+
+
+def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
+    assert cli.main(["merge", "recipe.yaml"]) == 0
+    first = capsys.readouterr().out
+    assert cli.main(["merge", "recipe.yaml"]) == 0
+    second = capsys.readouterr().out
+    assert "train: running" in first
+    for stage in ("data", "train", "merge"):
+        assert f"{stage}: already done" in second
+    assert cli.main(["merge", "recipe.yaml", "--set", "train.lora.rank=4"]) == 0
+    third = capsys.readouterr().out
+    assert "data: already done" in third
+    assert "train.lora.rank 16 -> 4" in third
+    assert "merge: running again, because of adapter" in third
+
+
+def test_training_sees_the_turn_end_and_nothing_of_the_prompt(work, model):
+    from finetune.base_model import load_tokenizer
+    from finetune.methods.sft import IGNORED, Sft
+
+    tokenizer = load_tokenizer(model)
+    messages = (chat.Message(role="user", content="Hi?"), chat.Message(role="assistant", content="Yes."))
+
+    class Base:
+        thinking = False
+
+    (row,) = Sft()._dataset(tokenizer, [chat.Conversation(messages=messages)], Base())
+    learned = [token for token in row["labels"] if token != IGNORED]
+    assert tokenizer.decode(learned) == "Yes.<|im_end|>"
+    assert tokenizer.pad_token_id not in learned

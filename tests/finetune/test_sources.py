@@ -1,0 +1,184 @@
+"""Every kind of file gives the same rows, and a broken one says where it is broken."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.errors import DataError
+from finetune.sources import files_of, read_rows, read_snapshot
+
+ROWS = [
+    {"question": 'say "hi", please', "answer": "hi,\nthere"},
+    {"question": "你好\u2028吗", "answer": "好 🙂"},
+    {"question": "", "answer": "  spaces  "},
+]
+SHARED_ROBOT_DATA = Path(__file__).parents[3] / "shared" / "data" / "robot"
+
+
+def write(path: Path, rows: list[dict[str, Any]], *, encoding: str = "utf-8") -> Path:
+    """The rows in the form that the path's ending names, written by libraries and not by us."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with path.open("w", encoding=encoding, newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding=encoding)
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding=encoding)
+    return path
+
+
+def fields(path: Path) -> list[dict[str, Any]]:
+    return [row.fields for row in read_rows(path)]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "JSONL"])
+def test_all_kinds_give_the_same_rows(tmp_path: Path, ending: str) -> None:
+    assert fields(write(tmp_path / f"rows.{ending}", ROWS)) == ROWS
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path, ending: str) -> None:
+    assert fields(write(tmp_path / f"rows.{ending}", ROWS, encoding="utf-8-sig")) == ROWS
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"a": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))}),
+        min_size=1,
+    )
+)
+def test_any_text_survives_jsonl_and_csv(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    assert fields(write(folder / "rows.jsonl", rows)) == rows
+    assert fields(write(folder / "rows.csv", rows)) == rows
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
+    write(tmp_path / "b.jsonl", [{"n": 2}])
+    write(tmp_path / "a" / "z.json", [{"n": 1}])
+    write(tmp_path / "c.parquet", [{"n": 3}])
+    (tmp_path / "README.md").write_text("about")
+    write(tmp_path / ".cache" / "x.jsonl", [{"n": 9}])
+    assert fields(tmp_path) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert [row.origin for row in read_rows(tmp_path)][1] == f"{tmp_path / 'b.jsonl'}, line 1"
+
+
+def test_json_may_keep_its_rows_under_data(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"version": 1, "data": ROWS}))
+    assert fields(path) == ROWS
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('a,b\n"x\ny",1\n\nz,2\n')
+    assert [row.origin.rpartition(", ")[2] for row in read_rows(path)] == ["line 2", "line 5"]
+    jsonl = tmp_path / "rows.jsonl"
+    jsonl.write_text('{"a": 1}\r\n\r\n{"a": 2}')
+    assert [row.origin.rpartition(", ")[2] for row in read_rows(jsonl)] == ["line 1", "line 3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": 2,}\n', r"a\.jsonl, line 2, column 9: this is not JSON"),
+        ("a.jsonl", '{"a": 1}\n[1, 2]\n', r"line 2: found a list; expected an object with named fields"),
+        ("a.jsonl", '{"a": 1}\n"x"\n', r"line 2: found a text; expected an object"),
+        ("a.jsonl", '{"a": 1, "b": 2, "a": 3}\n', r"line 1: the field 'a' stands twice"),
+        ("a.jsonl", "", r"a\.jsonl holds no rows"),
+        ("a.jsonl", "\n\n", r"a\.jsonl holds no rows"),
+        ("a.json", "[]", r"a\.json holds no rows"),
+        ("a.json", '[\n{"a": 1},\n{"a": }\n]', r"a\.json, line 3, column 7: this is not JSON"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', r"a\.json, line 2, column 1: this is not JSON: extra data"),
+        ("a.json", '{"a": 1}', r"holds an object; expected a list of objects"),
+        ("a.json", "[1]", r"a\.json, row 1: found a number"),
+        ("a.csv", "", r"a\.csv holds no rows"),
+        ("a.csv", "a,b\n", r"a\.csv holds no rows"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", r"line 3: found 3 fields; the header has 2 \(a, b\)"),
+        ("a.csv", "a,b\n1\n", r"line 2: found 1 fields"),
+        ("a.csv", "a,a\n1,2\n", r"line 1: every column needs a name of its own"),
+        ("a.csv", "a;b\n1;2\n", r"found one column named 'a;b'\. Columns must be separated by commas"),
+        ("a.csv", 'a,b\n"x"y,2\n', r"line 2: this is not CSV"),
+        ("a.csv", 'a,b\nx,"2\n', r"line 2: this is not CSV"),
+        ("a.parquet", "a,b\n1,2\n", r"a\.parquet cannot be read as Parquet"),
+        ("a.txt", "hello", r"of a kind that cannot be read \(\.txt\)\. Known: \.jsonl, \.json, \.csv, \.parquet"),
+        ("a.jsonl.gz", "hello", r"\(\.gz\)"),
+    ],
+)
+def test_a_broken_file_says_where(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, newline="")
+    with pytest.raises(DataError, match=expected):
+        fields(path)
+
+
+def test_rows_before_a_broken_line_are_not_all_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\nnot json\n')
+    reader = read_rows(path)
+    assert next(reader).fields == {"a": 1}
+    with pytest.raises(DataError, match="line 2"):
+        next(reader)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
+def test_another_encoding_is_named_with_its_byte_and_a_way_out(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"rows.{ending}", [{"a": "你好"}], encoding="gb18030")
+    with pytest.raises(DataError, match=r"byte 0xc4 is not UTF-8\. Save the file as UTF-8.*iconv"):
+        fields(path)
+
+
+def test_a_missing_file_shows_what_lies_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "robots.jsonl", ROWS)
+    with pytest.raises(DataError, match=rf"there is no file or folder .*robot\.jsonl\. In {tmp_path}: robots\.jsonl"):
+        files_of(tmp_path / "robot.jsonl")
+    with pytest.raises(DataError, match="does not exist either"):
+        files_of(tmp_path / "no" / "robot.jsonl")
+
+
+def test_a_folder_without_data(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(DataError, match="holds no file of a kind that can be read"):
+        files_of(tmp_path)
+
+
+def test_a_snapshots_readme_decides_its_splits(tmp_path: Path) -> None:
+    write(tmp_path / "one.jsonl", [{"a": "1"}])
+    write(tmp_path / "two.jsonl", [{"a": "2"}])
+    readme = """---
+configs:
+- config_name: first
+  data_files: [{split: train, path: one.jsonl}]
+- config_name: second
+  data_files: [{split: train, path: two.jsonl}]
+---
+"""
+    (tmp_path / "README.md").write_text(readme)
+    rows = read_snapshot(tmp_path, "hf:acme/talk", split="train", subset="second")
+    assert [row.fields for row in rows] == [{"a": "2"}]
+    with pytest.raises(DataError, match=r"cannot be read.*first.*data\.subset"):
+        list(read_snapshot(tmp_path, "hf:acme/talk", split="train", subset=None))
+
+
+@pytest.mark.parametrize("name", ["nlu_home_commands.jsonl", "home_assistant_intents.jsonl"])
+def test_real_rows_are_as_many_as_lines(name: str) -> None:
+    path = SHARED_ROBOT_DATA / name
+    if not path.is_file():
+        pytest.skip("the real rows lie in ../shared, which this checkout does not have")
+    assert len(fields(path)) == path.read_bytes().count(b"\n")

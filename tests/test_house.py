@@ -1,0 +1,84 @@
+"""The rules of the house that a machine can hold us to: imports, start-up, and that the documents tell the truth."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "optimum", "gptqmodel", "llama_cpp", "scipy"}
+PYTHON_FILES = sorted([*(ROOT / "finetune").rglob("*.py"), *(ROOT / "export").rglob("*.py")])
+
+
+def test_imports_point_one_way():
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_export_never_names_finetune():
+    # import-linter reads module imports; this also sees importlib strings and subprocess arguments
+    for path in (ROOT / "export").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) finetune|[\"']finetune\.", path.read_text(encoding="utf-8"), re.M), path
+
+
+def _loaded_by(*arguments: str) -> set[str]:
+    """The top-level modules that a command imports."""
+    code = (
+        "import sys\nfrom finetune.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["validate", "recipes/quickstart.yaml"], ["schema"], ["recipes"]],
+    ids=" ".join,
+)
+def test_the_command_line_loads_nothing_heavy(arguments):
+    loaded = _loaded_by(*arguments)
+    assert "finetune" in loaded
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_libraries_are_imported_inside_functions_only(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not {name.partition(".")[0] for name in names} & HEAVY, f"{path}:{node.lineno}"
+
+
+def test_the_readmes_commands_are_the_ones_that_ci_and_the_tests_run():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ (.+)$", readme, re.M)
+    targets = [command.split()[1] for command in commands if command.startswith("make ")]
+    assert {"quickstart", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in commands:
+        if command.startswith("fieldtune "):
+            _parses(command.split("#")[0].split()[1:])
+
+
+def _parses(arguments: list[str]) -> None:
+    """The command line accepts these arguments."""
+    from finetune.cli import _parser
+
+    _parser().parse_args(arguments)
+
+
+def test_the_table_of_recipe_keys_is_the_schemas():
+    from finetune.documentation import recipe_table
+
+    documented = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    assert recipe_table() in documented, "run: python -m finetune.documentation"
