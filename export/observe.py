@@ -207,8 +207,8 @@ def _decode(tokenizer_folder: Path, answers: list[tuple[int, ...]]) -> list[str]
 
 
 def _speeds(timed: list[Generation]) -> list[float]:
-    """Tokens per second of each timed answer; the stop token was computed too, so it counts."""
-    return [(len(answer.ids) + answer.stopped) / answer.seconds for answer in timed if answer.seconds > 0]
+    """Tokens per second of each timed answer that has any tokens."""
+    return [len(answer.ids) / answer.seconds for answer in timed if answer.ids and answer.seconds > 0]
 
 
 if __name__ == "__main__":

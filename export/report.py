@@ -65,22 +65,21 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         checks = by_subject.get(subject.name, {})
         cells = [_cell(checks.get(check), scale) for _, check, scale in columns]
         verdict = subject.verdict or "-"
-        rows.append((subject.name, *cells, f"{subject.bits_per_weight:.2f}", verdict))
-    headings = ("subject", *(heading for heading, _, _ in columns), "bits/weight", "verdict")
+        rows.append((subject.name, *cells, verdict))
+    headings = ("\nsubject", *(heading for heading, _, _ in columns), "\nverdict")
     return headings, rows
 
 
 # heading, check, and how a value of its unit is written
 _COLUMNS: Sequence[tuple[str, str, str]] = (
-    ("exact match %", "exact_match", "percent"),
-    ("stops %", "stops", "percent"),
-    ("perplexity", "perplexity", "number"),
-    ("KL mean", "kl_mean", "small"),
-    ("KL 99 %", "kl_percentile_99", "small"),
-    ("same top %", "same_top_token", "percent"),
-    ("size MB", "size_bytes", "megabytes"),
-    ("memory MB", "peak_memory_bytes", "megabytes"),
-    ("tokens/s", "tokens_per_second", "speed"),
+    ("exact\nmatch %", "exact_match", "percent"),
+    ("\nstops %", "stops", "percent"),
+    ("\nperplexity", "perplexity", "number"),
+    ("mean KL\nto merged", "kl_mean", "small"),
+    ("same top\ntoken %", "same_top_token", "percent"),
+    ("size\nMB", "size_bytes", "megabytes"),
+    ("memory\nMB", "peak_memory_bytes", "megabytes"),
+    ("\ntokens/s", "tokens_per_second", "speed"),
 )
 
 
@@ -88,8 +87,9 @@ def _cell(measured: Measurement | None, scale: str) -> str:
     if measured is None:
         return "-"
     factor, digits = _SCALES[scale]
+    digits = 0 if measured.value * factor >= 1000 else digits
     text = f"{measured.value * factor:,.{digits}f}"
-    return text if measured.stderr is None else f"{text} ±{measured.stderr * factor:,.{digits}f}"
+    return text if measured.stderr is None else f"{text}±{measured.stderr * factor:,.{digits}f}"
 
 
 _SCALES: Mapping[str, tuple[float, int]] = {

@@ -45,7 +45,6 @@ class BaseModelSource(Frozen):
 def open_base(settings: "ModelSettings") -> BaseModelSource:
     """Finds the base model (downloading it when it is on a hub) and identifies it. Raises ModelError."""
     from export.hardware import compute_dtype
-
     from finetune.hub import resolve_model
 
     path = resolve_model(settings.name, revision=settings.revision, offline=settings.offline)

@@ -111,20 +111,19 @@ def _folder_partner(subject: Subject) -> Partner:
 def _gguf_partner(path: Path) -> Partner:
     from export.engines import llama_cpp
 
-    engine = llama_cpp.load(
-        path, vocabulary_size=None, context_tokens=_CONTEXT_TOKENS, threads=available_cores()
-    )
-    template = engine.chat_template
+    engine = llama_cpp.load(path, vocabulary_size=None, context_tokens=_CONTEXT_TOKENS, threads=available_cores())
+    template = engine.vocabulary.chat_template()
     if template is None:
         raise ModelError(f"{path} holds no chat template, so there is no telling how it wants to be spoken to.")
-    return Partner(engine, lambda messages: engine.tokenize(_render(template, messages)), engine.detokenize)
+    return Partner(engine, lambda messages: engine.tokenize(_render(template, messages)), engine.vocabulary.detokenize)
 
 
 def _render(template: str, messages: Sequence[Message]) -> str:
-    """The template's text for a conversation that waits for the assistant, by the Jinja that transformers uses."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    """The template's text for a conversation that waits for the assistant, by transformers' own renderer."""
+    from transformers.utils.chat_template_utils import render_jinja_template
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        messages=[message.model_dump() for message in messages], add_generation_prompt=True, enable_thinking=False
+    conversation = [message.model_dump() for message in messages]
+    texts, _ = render_jinja_template(
+        conversations=[conversation], chat_template=template, add_generation_prompt=True, enable_thinking=False
     )
+    return str(texts[0])

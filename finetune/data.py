@@ -173,7 +173,7 @@ def prepare(
     )
 
 
-def identity(settings: DataSettings, *, offline: bool = False) -> dict[str, str]:
+def identity(settings: DataSettings, *, offline: bool) -> dict[str, str]:
     """What the rows are made of, by content: two runs with the same identity and settings read the same rows.
 
     A hub's dataset is known by its commit (Hugging Face) or its files' hash (ModelScope), and is fetched to learn it.

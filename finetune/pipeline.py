@@ -10,12 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from export.hardware import available_cores, environment
-
 from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of_file, sha256_of_folder
 from export.chat import encode
 from export.compare import compare_steps, overall, worst_by_subject
 from export.formats._base import Format
+from export.hardware import available_cores, environment
 from export.measure import measure, package_versions
 from export.report import Report, write
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage
@@ -38,6 +37,7 @@ class Run:
         self.recipe = recipe
         self.folder = folder
         self._say = say
+        self._made: dict[str, QuantizedModel] = {}
 
     def until(self, last: Stage) -> Report | None:
         """Runs the stages up to `last`; the report when that is the check."""
@@ -101,7 +101,7 @@ class Run:
         settings = self.recipe.data
         inputs = {
             **flatten("data", settings.model_dump(mode="json", exclude={"path", "template"})),
-            **flatten("source", identity(settings)),
+            **flatten("source", identity(settings, offline=self.recipe.model.offline)),
             "tokenizer": self.base.tokenizer_sha256,
             "thinking": self.recipe.model.thinking,
             "seed": self.recipe.seed,
@@ -157,6 +157,12 @@ class Run:
         return tuple(self._export(step, variant) for step in self.recipe.export.steps() for variant in step.variants())
 
     def _export(self, step: Format, variant: str) -> QuantizedModel:
+        """One artifact, made once in this process however many others are made from it."""
+        if variant not in self._made:
+            self._made[variant] = self._quantize(step, variant)
+        return self._made[variant]
+
+    def _quantize(self, step: Format, variant: str) -> QuantizedModel:
         rows = step.calibration_rows_wanted()
         inputs = {
             **flatten("export", step.settings_for(variant)),
@@ -181,7 +187,7 @@ class Run:
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is trained."""
-        identity(self.recipe.data)
+        identity(self.recipe.data, offline=self.recipe.model.offline)
         self.recipe.train.check(self.base.config)
         for step in self.recipe.export.steps():
             step.check_model(self.base.config)

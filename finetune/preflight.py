@@ -16,7 +16,7 @@ def inspect(recipe: Recipe) -> Iterator[str]:
     load_template(path)
     yield f"template: {path}"
     if recipe.data.origin in ("local", "generated"):
-        identity(recipe.data)
+        identity(recipe.data, offline=True)
         yield f"data: {recipe.data.path}"
     else:
         yield f"data: {recipe.data.path} (on a hub: looked up when the recipe runs)"

@@ -194,4 +194,4 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _is_local(section: str, key: str, text: str) -> bool:
     if (section, key) == ("data", "path"):
         return not re.match(r"^[a-z]+:", text)
-    return text.startswith((".", "/", "~"))
+    return text.startswith((".", "/", "~")) or (key == "template" and text.endswith((".yaml", ".yml")))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from export.report import Report, table
 
+_TABLE_WIDTH = 110
+
 
 def say(line: str) -> None:
     """Prints one line of progress at once, also into a pipe."""
@@ -22,29 +24,34 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    for name in ("torchao", "torch", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "optimum"):
+    for name in ("torchao", "torch.utils._pytree", "peft", "trl", "accelerate", "datasets", "bitsandbytes", "gguf"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|transformers|peft|trl|optimum|gptqmodel|bitsandbytes)\b.*")
 
 
 def show_report(report: Report, folder: Path) -> None:
     """Prints the before/after table, what was done otherwise than asked, the verdict and where the report is."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     headings, rows = table(report)
-    drawn = Table(title=f"{report.recipe['name']}: before and after (value ± standard error)", title_justify="left")
+    title = f"{report.recipe['name']}: before and after (value ± standard error)"
+    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
-        drawn.add_column(heading, justify="left" if heading in ("subject", "verdict") else "right", no_wrap=True)
+        drawn.add_column(
+            heading, justify="left" if heading.strip() in ("subject", "verdict") else "right", no_wrap=True
+        )
     for row in rows:
         drawn.add_row(*row)
     console = Console()
-    wide = Console(width=160) if not console.is_terminal else console
-    wide.print(drawn)
+    # a pipe or a narrow terminal would cut the numbers: the table then keeps its own width
+    console = console if console.is_terminal and console.width >= _TABLE_WIDTH else Console(width=_TABLE_WIDTH)
+    console.print(drawn)
     for line in _remarks(report):
-        wide.print(line, highlight=False)
-    wide.print(f"verdict: {report.verdict}", highlight=False)
-    wide.print(f"report: {folder / 'report.json'}", highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"verdict: {report.verdict}", highlight=False)
+    console.print(f"report: {folder / 'report.json'}", highlight=False, soft_wrap=True)
 
 
 def _remarks(report: Report) -> list[str]:

@@ -22,7 +22,9 @@ def test_imports_point_one_way():
 def test_export_never_names_finetune():
     # import-linter reads module imports; this also sees importlib strings and subprocess arguments
     for path in (ROOT / "export").rglob("*.py"):
-        assert not re.search(r"^\s*(from|import) finetune|[\"']finetune\.", path.read_text(encoding="utf-8"), re.M), path
+        assert not re.search(r"^\s*(from|import) finetune|[\"']finetune\.", path.read_text(encoding="utf-8"), re.M), (
+            path
+        )
 
 
 def _loaded_by(*arguments: str) -> set[str]:
@@ -32,7 +34,9 @@ def _loaded_by(*arguments: str) -> set[str]:
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     return set(done.stdout.rpartition("LOADED ")[2].split())
 
 

@@ -10,10 +10,10 @@ from export.sampling import Statistic
 
 
 class Divergence(Check):
-    """KL divergence from the merged model's predictions on held-out assistant tokens, and the share of same top tokens."""
+    """KL divergence from the reference's predictions on held-out assistant tokens, and the share of same top tokens."""
 
     def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
-        """Mean, median, 99th percentile and largest KL in nats, and the same-top-token share; nothing for the reference."""
+        """Mean, median, 99th percentile and largest KL in nats, and the same-top share; nothing for the reference."""
         if seen.reference is None:
             return ()
         statistics: dict[str, Statistic] = {

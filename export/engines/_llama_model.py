@@ -5,7 +5,7 @@ made from. Running the model is left to `export.engines.llama_cpp`.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,20 @@ class Vocabulary:
         if count < 0:
             raise EngineError(f"llama.cpp could not tokenize a text of {len(data)} bytes.")
         return list(ids[:count])
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out. Bytes that are not UTF-8 (a cut character) show as U+FFFD."""
+        return b"".join(self._bytes_of(token) for token in ids).decode(errors="replace")
+
+    def _bytes_of(self, token: int) -> bytes:
+        """A token's bytes. A first call with too small a buffer answers with the size needed, negated."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = int(self._library.llama_token_to_piece(self._pointer, token, buffer, room, 0, False))
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
 
     def is_stop(self, token: int) -> bool:
         """Whether `token` ends a generation by the file's own account."""

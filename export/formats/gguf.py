@@ -7,7 +7,6 @@ or guessed without it being an error or part of the result.
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -29,8 +28,6 @@ NEEDS_IMPORTANCES = ("iq3_xs", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs",
 
 class Gguf(Format):
     """Files for llama.cpp: one in 16 bits, and one for each of `types`."""
-
-    needs_calibration: ClassVar[bool] = False
 
     types: tuple[str, ...] = Field(
         default=("q8_0", "q4_k_m"),
@@ -54,6 +51,10 @@ class Gguf(Format):
     def variants(self) -> tuple[str, ...]:
         """The 16-bit file first: the others are made from it, and it shows what the change of runtime costs."""
         return tuple(f"gguf-{name}" for name in (SIXTEEN_BIT, *self.types))
+
+    def settings_for(self, variant: str) -> dict[str, object]:
+        """A file depends on its own type alone, whichever others are asked for."""
+        return {"file_type": variant.removeprefix("gguf-")}
 
     def check_model(self, config: dict[str, object]) -> None:
         """Raises ExportError when the converter or the installed llama.cpp cannot carry the architecture."""

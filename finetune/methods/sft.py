@@ -123,14 +123,14 @@ class Sft(Method):
         seed: int,
         progress: Any,
     ) -> "SFTTrainer":
-        from transformers import set_seed
+        from transformers import PrinterCallback, set_seed
         from trl import SFTTrainer
 
         set_seed(seed)  # the adapter's first matrix is random, and is drawn when the trainer wraps the model
         four_bit = self.quantization == "nf4"
         if four_bit:
             _require_bitsandbytes()
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model=load_for_training(base, four_bit=four_bit),
             args=self._arguments(base, steps, out, seed),
             train_dataset=rows["train"],
@@ -139,6 +139,8 @@ class Sft(Method):
             peft_config=self._lora_config(),
             callbacks=[progress.callback()],
         )
+        trainer.remove_callback(PrinterCallback)  # it would print every log as a dictionary beside the progress
+        return trainer
 
     def _lora_config(self) -> "LoraConfig":
         from peft import LoraConfig

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import logging
 import math
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def evaluate(model: Qwen3ForCausalLM, windows: torch.Tensor) -> float:
 
     model.eval()
     with torch.no_grad():
-        losses = [next_token_loss(model, part).item() for part in windows.split(16)]
+        losses = [next_token_loss(model, part).item() for part in torch.split(windows, 16)]
     model.train()
     return sum(losses) / len(losses)
 
@@ -270,6 +271,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings, out = parse_arguments()
     out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is first imported: yield shared cores
     keep_freed_memory()
     run = Pretraining(settings, out)
     logger.info("model has %d parameters, tokenizer %d entries", run.model.num_parameters(), len(run.tokenizer))

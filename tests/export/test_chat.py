@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chat_tokenizers import build_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.chat import Conversation, Message, encode, encode_prompt, render
 from export.errors import DataError, ModelError
+from tests.export.chat_tokenizers import build_tokenizer
 
 END = "<|im_end|>"
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"

@@ -74,7 +74,7 @@ def test_a_full_disk_says_what_to_do(tmp_path, error):
     def fail(out):
         raise error
 
-    with pytest.raises(StorageError, match="disk is full.*--out"):
+    with pytest.raises(StorageError, match=r"disk is full.*--out"):
         _run(tmp_path / "a", {"x": 1}, [], work=fail)
     assert not list(tmp_path.iterdir())
 

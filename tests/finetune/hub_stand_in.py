@@ -1,4 +1,4 @@
-"""A local stand-in for Hugging Face's hub: enough of its API for the real client library to fetch a tiny repository."""
+"""A local stand-in for both hubs: enough of their APIs for the real client libraries to fetch a tiny repository."""
 
 import hashlib
 import json
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_JSON = {"Content-Type": "application/json"}
 Repositories = dict[str, dict[str, bytes]]
 
 
@@ -27,12 +29,28 @@ class StandIn:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for the path of a request."""
         self.asked.append(path)
+        if path.startswith("/api/v1/"):
+            return self._modelscope(path)
         parts = path.partition("?")[0].strip("/").split("/")
         if parts[0] == "api":
             return self._describe("/".join(parts[1:4]), parts[4:])
         kind = "datasets" if parts[0] == "datasets" else "models"
         parts = parts[1:] if kind == "datasets" else parts
         return self._file(f"{kind}/{parts[0]}/{parts[1]}", "/".join(parts[4:]))
+
+    def _modelscope(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """ModelScope's API: a list of files for a path ending in repo/files or repo/tree, a file for one in repo."""
+        address = urlsplit(path)
+        parts = address.path.strip("/").split("/")
+        files = self.repositories.get("/".join(parts[2:5]))
+        if files is None:
+            return 404, _JSON, b'{"Code": 404, "Message": "no such repository"}'
+        if parts[5:] in (["repo", "files"], ["repo", "tree"]):
+            listed = [{"Path": name, "Type": "blob", "Size": len(body)} for name, body in files.items()]
+            return 200, _JSON, json.dumps({"Code": 200, "Success": True, "Data": {"Files": listed}}).encode()
+        if parts[5:] == ["repo"]:
+            return 200, {}, files[parse_qs(address.query)["FilePath"][0]]
+        return 200, _JSON, b'{"Code": 200, "Success": true, "Data": {}}'
 
     def _describe(self, name: str, rest: list[str]) -> tuple[int, dict[str, str], bytes]:
         if name in self.refusals:
@@ -47,9 +65,9 @@ class StandIn:
             tree = [
                 {"type": "file", "path": path, "size": len(body), "oid": _etag(body)} for path, body in files.items()
             ]
-            return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
+            return 200, _JSON, json.dumps(tree).encode()
         about = {"id": name.partition("/")[2], "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
-        return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
+        return 200, _JSON, json.dumps(about).encode()
 
     def _file(self, name: str, path: str) -> tuple[int, dict[str, str], bytes]:
         body = self.repositories.get(name, {}).get(path)

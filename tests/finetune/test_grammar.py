@@ -111,7 +111,7 @@ def test_values_keep_their_type_and_options_their_object(lamp_grammar: Path) -> 
 
 
 def test_an_option_is_said_where_the_sentence_has_room(lamp_grammar: Path) -> None:
-    commands = {row["command"] for row in expand(lamp_grammar, 24, seed=1)}
+    commands = {row["command"] for row in expand(lamp_grammar, 36, seed=1)}
     assert {"softly, turn the lamp on", "turn the lamp off brightly", "请亮一点打开灯"} <= commands
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_stand_in import COMMIT, StandIn, serve
 
 from export.errors import DataError, MissingDependencyError, ModelError
 from finetune import hub
 from finetune.sources import read_snapshot
+from tests.finetune.hub_stand_in import COMMIT, StandIn, serve
 
 CONFIG = json.dumps({"model_type": "qwen2"}).encode()
 MODEL = {
@@ -225,7 +226,31 @@ def test_the_starter_is_the_embedded_folder() -> None:
     assert hub.resolve_model("starter", revision=None, offline=True) == folder
 
 
-# ModelScope's package is optional. Its own client is not installed here, so the tests inject the one function used.
+# ModelScope's package is optional: one test runs its real client where it is installed, the others inject the one
+# function that is used of it.
+
+
+def test_modelscopes_own_client_fetches_models_and_datasets(tmp_path: Path) -> None:
+    if importlib.util.find_spec("modelscope") is None:
+        pytest.skip("modelscope is not installed (pip install 'fieldtune[modelscope]')")
+    code = """
+from finetune.hub import download_dataset, resolve_model
+for offline in (False, True):
+    print(resolve_model("modelscope:acme/tiny", revision=None, offline=offline))
+    print(download_dataset("modelscope:acme/talk", revision=None, offline=offline))
+"""
+    with serve({"models/acme/tiny": dict(MODEL), "datasets/acme/talk": dict(DATASET)}) as server:
+        environment = os.environ | {"MODELSCOPE_ENDPOINT": server.url, "MODELSCOPE_CACHE": str(tmp_path)}
+        root = Path(hub.__file__).parents[1]
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=True
+        )
+    model, dataset, *offline = done.stdout.split()
+    assert [model, dataset] == offline
+    assert {path.name for path in Path(model).iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not [path for path in Path(model).rglob("*") if path.suffix in (".py", ".bin") or path.parent.name == "onnx"]
+    rows = [row.fields for row in read_snapshot(Path(dataset), "modelscope:acme/talk", split="test", subset=None)]
+    assert rows == [{"question": "e", "answer": "f"}]
 
 
 class HTTPStatusError(OSError):

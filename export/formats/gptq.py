@@ -1,0 +1,453 @@
+"""GPTQ: rounds each linear layer so that its output on calibration rows changes least, and writes a folder that
+`AutoModelForCausalLM.from_pretrained` loads.
+
+Quantizes through optimum's GPTQQuantizer over gptqmodel (Frantar et al. 2022, arXiv 2210.17323). What those two do
+otherwise than asked is recorded by `_gptq_recording`; running the result is the hf engine's affair.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from export.artifacts import (
+    Fallback,
+    ModelFolder,
+    QuantizedModel,
+    read_model_config,
+    sha256_of_folder,
+    size_of_folder_bytes,
+)
+from export.engines import hf
+from export.engines._base import Subject
+from export.errors import ExportError, MissingDependencyError
+from export.formats._base import Format
+from export.formats._gptq_recording import ModuleRecord, recording
+from export.frozen import Frozen
+from export.hardware import available_cores, compute_dtype, package_versions
+
+if TYPE_CHECKING:
+    import torch
+
+Bits = Literal[2, 3, 4, 8]
+GROUP_SIZES = (128, 64, 32)
+RECORD = "quantization.json"
+# Rows and columns are packed into 32-bit words (gptqmodel's pack_block refuses anything else).
+_WORD_BITS = 32
+
+
+class LinearLayer(Frozen):
+    """A linear layer of a decoder block: its path inside the block and its sizes."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+class Plan(Frozen):
+    """What of a block is quantized, in which passes, and what stays in 16 bits and why.
+
+    Layers of one pass read the same input, so their Hessians are gathered in one run through the block.
+    """
+
+    layers: tuple[LinearLayer, ...]
+    passes: tuple[tuple[str, ...], ...]
+    kept: dict[str, str]
+    blocks_differ: bool
+
+
+class CalibrationRecord(Frozen):
+    """The calibration data as it was used: rows, packed end to end into equal sequences."""
+
+    rows: int
+    sequences: int
+    sequence_tokens: int
+    tokens: int
+
+
+class QuantizationRecord(Frozen):
+    """The content of quantization.json: settings as used, and one record per quantized layer."""
+
+    bits: int
+    group_size: int
+    damp: float
+    desc_act: bool
+    symmetric: bool
+    computed_in: str
+    calibration: CalibrationRecord
+    modules: tuple[ModuleRecord, ...]
+
+
+class Gptq(Format):
+    """GPTQ folders for transformers, vLLM and other GPU runtimes, calibrated on the recipe's own training rows."""
+
+    needs_calibration: ClassVar[bool] = True
+
+    bits: Annotated[tuple[Bits, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)] = Field(
+        default=(4,), min_length=1, description="bits per weight: 2, 3, 4 or 8, or a list of them (one folder each)"
+    )
+    group_size: Literal["auto", 128, 64, 32] = Field(
+        default="auto",
+        description="weights that share a scale; 'auto' takes the largest of 128, 64, 32 that divides every layer",
+    )
+    desc_act: bool = Field(
+        default=False,
+        description="quantize columns in order of activation size; slower, and some runtimes refuse such files",
+    )
+    symmetric: bool = Field(
+        default=True,
+        description="zero sits in the middle of the grid; false writes the gptq_v2 form, which fewer runtimes read",
+    )
+    damp: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the Hessian's mean diagonal added to it before inverting"
+    )
+    calibration_rows: int = Field(default=256, ge=1, description="training rows to calibrate on")
+    calibration_tokens: int = Field(
+        default=512, ge=32, description="tokens per calibration sequence; rows are packed end to end into these"
+    )
+
+    def variants(self) -> tuple[str, ...]:
+        """See `Format.variants`."""
+        return tuple(f"gptq-{bits}bit" for bits in dict.fromkeys(self.bits))
+
+    def check_model(self, config: dict[str, object]) -> None:
+        """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""
+        self._group_size(_plan(json.dumps(config, sort_keys=True)))
+
+    def quantize(
+        self,
+        variant: str,
+        model: ModelFolder,
+        calibration: Sequence[Sequence[int]],
+        out: Path,
+        made: Callable[[str], QuantizedModel],
+    ) -> QuantizedModel:
+        """See `Format.quantize`. Raises ExportError when the result is not finite or does not load as it was written.
+
+        The folder holds the tokenizer's files unchanged, and quantization.json: what was done to each layer.
+        """
+        bits = int(variant.removeprefix("gptq-").removesuffix("bit"))
+        plan = _plan(json.dumps(read_model_config(model.folder), sort_keys=True))
+        group_size, group_fallbacks = self._group_size(plan)
+        sequences, used, data_fallbacks = self._calibration(calibration, plan)
+        # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
+        computed_in = "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
+        with hf.quiet_gptqmodel():
+            records, weights = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
+        _copy_other_files(model.folder, out)
+        kernel = _check_result(out, sequences[0])
+        record = QuantizationRecord(
+            bits=bits,
+            group_size=group_size,
+            damp=self.damp,
+            desc_act=self.desc_act,
+            symmetric=self.symmetric,
+            computed_in=computed_in,
+            calibration=used,
+            modules=records,
+        )
+        (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        tensor_types, weight_bytes = _stored(out, f"int{bits} (group {group_size})")
+        kept = [
+            Fallback(what=name, asked=f"{bits} bits", used="16 bits", reason=why) for name, why in plan.kept.items()
+        ]
+        modules = [fallback for module in records for fallback in module.fallbacks(self.damp)]
+        return QuantizedModel(
+            folder=out,
+            subject=f"gptq/{bits}bit",
+            file_name=None,
+            engine="hf",
+            size_bytes=size_of_folder_bytes(out),
+            bits_per_weight=weight_bytes * 8 / weights,
+            sha256=sha256_of_folder(out),
+            tensor_types=tensor_types,
+            fallbacks=(*group_fallbacks, *data_fallbacks, *kept, *modules),
+            tools={**self.tool_versions(), "kernel it was checked with": kernel},
+        )
+
+    def tool_versions(self) -> dict[str, str]:
+        """See `Format.tool_versions`."""
+        return package_versions(("gptqmodel", "optimum", "torch", "transformers"))
+
+    def _group_size(self, plan: Plan) -> tuple[int, tuple[Fallback, ...]]:
+        """The group size to use. Raises ExportError when the one asked for does not divide every layer's inputs."""
+        fitting = [size for size in GROUP_SIZES if all(layer.inputs % size == 0 for layer in plan.layers)]
+        asked = GROUP_SIZES[0] if self.group_size == "auto" else self.group_size
+        if asked in fitting:
+            return asked, ()
+        odd = next(layer for layer in plan.layers if layer.inputs % asked)
+        reason = f"{odd.name} has {odd.inputs} inputs, which {asked} does not divide"
+        if self.group_size == "auto":
+            used = fitting[0]
+            return used, (Fallback(what="group size", asked=str(asked), used=str(used), reason=reason),)
+        raise ExportError(
+            f"gptq.group_size {asked} cannot be used: {reason}. Sizes that fit this model: "
+            f"{', '.join(map(str, fitting))}; or leave it 'auto'."
+        )
+
+    def _calibration(
+        self, calibration: Sequence[Sequence[int]], plan: Plan
+    ) -> tuple[list[tuple[int, ...]], CalibrationRecord, tuple[Fallback, ...]]:
+        """Packs rows end to end into equal sequences: padding tokens would enter the Hessian as if they were text."""
+        rows = [tuple(row) for row in calibration[: self.calibration_rows] if row]
+        ids = tuple(chain.from_iterable(rows))
+        if len(ids) < _WORD_BITS:
+            raise ExportError(
+                f"GPTQ was given {len(rows)} calibration rows with {len(ids)} tokens in all; it needs at least "
+                f"{_WORD_BITS} tokens and should have thousands. Give it more training rows."
+            )
+        length = min(self.calibration_tokens, len(ids))
+        sequences = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
+        tokens = length * len(sequences)
+        used = CalibrationRecord(rows=len(rows), sequences=len(sequences), sequence_tokens=length, tokens=tokens)
+        widest = max(plan.layers, key=lambda layer: layer.inputs)
+        fallbacks = []
+        if len(rows) < self.calibration_rows:
+            reason = "the training split has no more rows to give"
+            asked = str(self.calibration_rows)
+            fallbacks.append(Fallback(what="calibration rows", asked=asked, used=str(len(rows)), reason=reason))
+        if tokens < widest.inputs:
+            reason = f"with fewer tokens than {widest.name} has inputs its Hessian is singular; damping fills the rest"
+            asked = f"at least {widest.inputs}"
+            fallbacks.append(Fallback(what="calibration tokens", asked=asked, used=str(tokens), reason=reason))
+        return sequences, used, tuple(fallbacks)
+
+    def _run(
+        self,
+        bits: int,
+        group_size: int,
+        plan: Plan,
+        source: Path,
+        sequences: list[tuple[int, ...]],
+        out: Path,
+        computed_in: str,
+    ) -> tuple[tuple[ModuleRecord, ...], int]:
+        """Quantizes the model at `source` and saves it; the layers' records, and the dense model's weight count."""
+        import torch
+        from optimum.gptq import GPTQQuantizer
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, computed_in))
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        quantizer = GPTQQuantizer(
+            bits=bits,
+            group_size=group_size,
+            damp_percent=self.damp,
+            desc_act=self.desc_act,
+            act_group_aware=not self.desc_act,
+            sym=self.symmetric,
+            dataset=[{"input_ids": [list(s)], "attention_mask": [[1] * len(s)]} for s in sequences],
+            # optimum asks for one list for all blocks; where they differ it walks each block's own layers
+            modules_in_block_to_quantize=None if plan.blocks_differ else [list(group) for group in plan.passes],
+            # kept inputs are replayed with the first block's arguments, which are wrong for another kind of block
+            cache_block_outputs=not plan.blocks_differ,
+        )
+        with recording(model) as records, _packed_without_compiler(), _hidden(model, plan.kept):
+            quantizer.quantize_model(model)
+        _save(quantizer, model, plan, out)
+        del model, quantizer
+        gc.collect()
+        return tuple(records.values()), weights
+
+
+step = Gptq
+
+
+@cache
+def _plan(config_json: str) -> Plan:
+    """What GPTQ would do to a model of this config.json, found on a model without memory.
+
+    Raises ExportError for an architecture that gptqmodel does not define or that optimum cannot walk, and for a model
+    that is quantized already.
+    """
+    config: dict[str, Any] = json.loads(config_json)
+    name = f"{config.get('model_type')} ({', '.join(config.get('architectures') or ['no architecture named'])})"
+    if "quantization_config" in config:
+        raise ExportError(f"{name} is quantized already. Quantize the 16-bit model that it was made from.")
+    for package in ("optimum", "gptqmodel"):
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, "GPTQ export", "pip install 'fieldtune[gptq]'")
+    layers, blocks_differ, share = _linear_layers(config, name)
+    # Mixtures of experts hold their experts in one tensor, which is no linear layer; optimum would skip it silently.
+    if share < 0.5:
+        raise ExportError(
+            f"GPTQ cannot be used for {name}: only {share:.0%} of its blocks' weights are in linear layers, and "
+            "optimum quantizes nothing else. Export it to GGUF instead, which quantizes experts."
+        )
+    passes, kept_names = _definition(str(config["model_type"]), name)
+    kept = {layer.name: "gptqmodel keeps it, being small and sensitive" for layer in layers if layer.name in kept_names}
+    for layer in layers:
+        if layer.inputs % _WORD_BITS or layer.outputs % _WORD_BITS:
+            kept[layer.name] = f"{layer.inputs} inputs and {layer.outputs} outputs do not fill {_WORD_BITS}-bit words"
+    quantized = tuple(layer for layer in layers if layer.name not in kept)
+    offered = {layer.name for layer in quantized}
+    if unlisted := offered - set(chain.from_iterable(passes)):
+        raise ExportError(f"GPTQ cannot be used for {name}: gptqmodel does not list {', '.join(sorted(unlisted))}.")
+    ordered = tuple(group for names in passes if (group := tuple(n for n in names if n in offered)))
+    return Plan(layers=quantized, passes=ordered, kept=kept, blocks_differ=blocks_differ)
+
+
+def _linear_layers(config: dict[str, Any], name: str) -> tuple[tuple[LinearLayer, ...], bool, float]:
+    """A block's linear layers, whether blocks differ in them, and the linear layers' share of the blocks' weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings))
+    except (KeyError, ValueError) as error:
+        raise ExportError(f"GPTQ cannot be used for {name}: transformers knows no such language model.") from error
+    blocks: dict[str, set[str]] = {}
+    layers: dict[str, LinearLayer] = {}
+    for path, module in model.named_modules():
+        # optimum's own test: exactly Linear, no subclass
+        if type(module) is torch.nn.Linear and (found := re.search(r"\blayers\.(\d+)\.(.+)$", path)):
+            blocks.setdefault(found[1], set()).add(found[2])
+            layers[found[2]] = LinearLayer(name=found[2], inputs=module.in_features, outputs=module.out_features)
+    of_blocks = sum(p.numel() for path, p in model.named_parameters() if re.search(r"\blayers\.\d+\.", path))
+    linear = sum(layers[n].inputs * layers[n].outputs for names in blocks.values() for n in names)
+    blocks_differ = len({frozenset(names) for names in blocks.values()}) > 1
+    return tuple(layers.values()), blocks_differ, linear / max(1, of_blocks)
+
+
+def _definition(model_type: str, name: str) -> tuple[tuple[tuple[str, ...], ...], set[str]]:
+    """What gptqmodel says of an architecture: its linear layers by pass, and those it leaves alone (marked `!`)."""
+    with hf.quiet_gptqmodel():
+        from gptqmodel.models.auto import MODEL_MAP
+    if model_type not in MODEL_MAP:
+        raise ExportError(f"GPTQ cannot be used for {name}: gptqmodel does not know this architecture.")
+    passes: dict[tuple[str, str], list[str]] = {}
+    kept: set[str] = set()
+    for parent, entries in MODEL_MAP[model_type].module_tree[-1].items():
+        for entry in entries:
+            child, *marks = str(entry).split(":")
+            if "!" in marks:
+                kept.add(f"{parent}.{child}")
+            else:
+                passes.setdefault((parent, marks[0] if marks else "0"), []).append(f"{parent}.{child}")
+    return tuple(tuple(names) for names in passes.values()), kept
+
+
+@contextlib.contextmanager
+def _hidden(model: "torch.nn.Module", kept: dict[str, str]) -> Iterator[None]:
+    """Keeps optimum away from the layers that stay dense: it walks modules whose type is exactly Linear."""
+    import torch
+
+    class KeptLinear(torch.nn.Linear):
+        """Computes as Linear does."""
+
+    hidden = [
+        module
+        for path, module in model.named_modules()
+        if type(module) is torch.nn.Linear and any(path.endswith(f".{name}") for name in kept)
+    ]
+    for module in hidden:
+        module.__class__ = KeptLinear
+    try:
+        yield
+    finally:
+        for module in hidden:
+            module.__class__ = torch.nn.Linear
+
+
+@contextlib.contextmanager
+def _packed_without_compiler() -> Iterator[None]:
+    """Packs with torch alone: gptqmodel would compile a C++ extension on first use (47 s, and needs a compiler)."""
+    name = "GPTQMODEL_DISABLE_PACK_EXT"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def _save(quantizer: Any, model: Any, plan: Plan, out: Path) -> None:
+    """Writes weights and config.json. What is not packed is stored in bfloat16, scales and packed biases in float16.
+
+    config.json is corrected afterwards. optimum writes "gptq_v2" into it and then converts the weights to the first
+    version of the format, so that a reader would shift every zero point by one; and it would publish the calibration
+    rows, which are a user's data.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    quantizer.dataset = None
+    quantizer.modules_in_block_to_quantize = [list(chain.from_iterable(plan.passes))] if plan.kept else None
+    model.config.quantization_config = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        quantizer.save(model, str(out), max_shard_size="5GB")
+    settings = quantizer.to_dict()
+    config = {**read_model_config(out), "dtype": "bfloat16", "quantization_config": settings}
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / "quantize_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_other_files(source: Path, out: Path) -> None:
+    """Tokenizer, chat template, generation settings: byte for byte what the merged folder has."""
+    for path in source.iterdir():
+        is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
+        if path.is_file() and not is_weights and path.name not in ("config.json", "manifest.json"):
+            shutil.copyfile(path, out / path.name)
+
+
+def _check_result(out: Path, sequence: tuple[int, ...]) -> str:
+    """Loads the folder as a user would and runs a calibration sequence through it; the kernel that ran.
+
+    Raises ExportError when the head parted from the embedding it is tied to, or when something is not finite.
+    """
+    import numpy as np
+
+    engine = hf.load_hf(Subject(name="gptq", engine="hf", path=out), vocabulary_size=None, threads=available_cores())
+    model = engine.model
+    try:
+        head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+        if model.config.get_text_config().tie_word_embeddings and head.data_ptr() != embedding.data_ptr():
+            raise ExportError(f"{out} ties its head to its embedding in config.json but stores two different ones.")
+        if not np.isfinite(engine.log_probs(sequence, range(1, len(sequence)))).all():
+            raise ExportError(
+                "the GPTQ model gives non-finite outputs. Check the merged model's perplexity, raise gptq.damp, or "
+                "use more bits."
+            )
+        return engine.kernel or "none"
+    finally:
+        engine.close()
+
+
+def _stored(folder: Path, packed_type: str) -> tuple[dict[str, int], int]:
+    """Weight tensors by the type they are stored in, and bytes of everything in the weight files.
+
+    A packed layer counts once, under `packed_type`; its scales, zero points and group indexes only add bytes. Raises
+    ExportError when a stored number is not finite.
+    """
+    import torch
+    from safetensors import safe_open
+
+    types: dict[str, int] = {}
+    size = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                tensor = file.get_tensor(name)
+                size += tensor.numel() * tensor.element_size()
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise ExportError(f"{name} is not finite after quantization: it does not fit {tensor.dtype}.")
+                if not name.endswith((".qzeros", ".scales", ".g_idx")):
+                    kind = packed_type if name.endswith(".qweight") else str(tensor.dtype).removeprefix("torch.")
+                    types[kind] = types.get(kind, 0) + 1
+    return dict(sorted(types.items())), size
