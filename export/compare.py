@@ -20,29 +20,38 @@ _WORST_FIRST: tuple[Verdict, ...] = ("fail", "cannot tell", "pass")
 
 
 class Limits(Frozen):
-    """How much worse an artifact may be than what it was made from."""
+    """How much worse an artifact may be than what it was made from: by default, in 6 bits and more."""
 
-    kl_mean: float = Field(ge=0, description="Largest mean KL divergence, nats per assistant token.")
-    kl_percentile_99: float = Field(ge=0, description="Largest 99th percentile of the KL divergence, nats.")
-    same_top_token: float = Field(ge=0, le=1, description="Smallest share of tokens with the same top token.")
-    perplexity_ratio: float = Field(ge=1, description="Largest ratio of perplexities, after over before.")
+    kl_mean: float = Field(default=0.01, ge=0, description="Largest mean KL divergence, nats per assistant token.")
+    kl_percentile_99: float = Field(default=0.1, ge=0, description="Largest 99th percentile of that divergence, nats.")
+    same_top_token: float = Field(
+        default=0.97, ge=0, le=1, description="Smallest share of tokens with the same top one."
+    )
+    perplexity_ratio: float = Field(default=1.01, ge=1, description="Largest ratio of perplexities, after over before.")
     task_drop: float = Field(default=0.007, ge=0, description="Largest drop of a task score, as a share.")
     task_drop_bound: float = Field(
         default=0.02, ge=0, description="Largest one-sided 95 % bound of that drop, as a share."
     )
 
 
+class LooserLimits(Limits):
+    """The same limits with the defaults of 5 bits and fewer."""
+
+    kl_mean: float = Field(default=0.05, ge=0, description="Largest mean KL divergence, nats per assistant token.")
+    kl_percentile_99: float = Field(default=0.5, ge=0, description="Largest 99th percentile of that divergence, nats.")
+    same_top_token: float = Field(
+        default=0.90, ge=0, le=1, description="Smallest share of tokens with the same top one."
+    )
+    perplexity_ratio: float = Field(default=1.03, ge=1, description="Largest ratio of perplexities, after over before.")
+
+
 class Gate(Frozen):
     """Limits by the artifact's nominal bits per weight."""
 
     from_6_bits: Limits = Field(
-        default=Limits(kl_mean=0.01, kl_percentile_99=0.1, same_top_token=0.97, perplexity_ratio=1.01),
-        description="For 6, 8 and 16 bits, and for the merged model against the adapter.",
+        default=Limits(), description="For 6, 8 and 16 bits, and for the merged model against the adapter."
     )
-    below_6_bits: Limits = Field(
-        default=Limits(kl_mean=0.05, kl_percentile_99=0.5, same_top_token=0.90, perplexity_ratio=1.03),
-        description="For 5 bits and fewer.",
-    )
+    below_6_bits: LooserLimits = Field(default=LooserLimits(), description="For 5 bits and fewer.")
 
     def limits_for(self, subject: str) -> Limits:
         """The limits an artifact of this name is held to."""

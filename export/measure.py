@@ -5,15 +5,15 @@ that did not change is not run again. Which subjects there are and what the numb
 """
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.artifacts import EngineName, sha256_of_file
 from export.checks._base import Check, Measurement
 from export.engines._base import Subject
 from export.frozen import Frozen
+from export.hardware import package_versions
 from export.observe import Items, Observed, Request, observe
-from export.stage import run_stage
+from export.stage import run_stage, version_inputs
 
 _ENGINE_PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "hf": ("torch", "transformers", "peft", "gptqmodel"),
@@ -51,24 +51,13 @@ def measure(
             "items": items_sha256,
             "reference": None if reference is None else candidates[0].sha256,
             "threads": threads,
-            **package_versions(*_ENGINE_PACKAGES[candidate.subject.engine]),
+            **version_inputs(package_versions(_ENGINE_PACKAGES[candidate.subject.engine])),
         }
         observed = _observed(candidate, items_path, reference, folder, inputs, threads, say)
         reference = reference or observed
         seen = observed.read()
         measured[candidate.subject.name] = tuple(m for check in checks for m in check.measure(items.items, seen))
     return measured
-
-
-def package_versions(*packages: str) -> dict[str, str]:
-    """Installed versions of packages, named for use as inputs of a stage."""
-    found = {}
-    for name in packages:
-        try:
-            found[f"version {name}"] = version(name)
-        except PackageNotFoundError:
-            found[f"version {name}"] = "not installed"
-    return found
 
 
 def _observed(

@@ -107,6 +107,11 @@ def flatten(section: str, value: Any) -> dict[str, str | int | float | bool | No
     return {section: json.dumps(value, sort_keys=True, ensure_ascii=False)}
 
 
+def version_inputs(versions: Mapping[str, str]) -> dict[str, str]:
+    """Versions of packages, named as inputs of a stage: another version makes the stage again."""
+    return {f"version {name}": value for name, value in versions.items()}
+
+
 def _load(folder: Path, manifest: Manifest, result_type: type[R]) -> R | None:
     try:
         return result_type.model_validate({**manifest.result, "folder": folder})

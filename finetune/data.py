@@ -56,7 +56,9 @@ class DataSettings(Frozen):
         if self.valid_share + self.held_out_share >= 1:
             raise ValueError("valid_share and held_out_share leave nothing to train on; their sum must be below 1")
         if self.origin in ("local", "generated"):
-            given = [name for name in ("split", "subset", "revision") if name in self.model_fields_set]
+            # compared with the default, so that a resolved recipe, which spells out every key, loads again
+            fields = type(self).model_fields
+            given = [n for n in ("split", "subset", "revision") if getattr(self, n) != fields[n].default]
             if given:
                 raise ValueError(f"{given[0]} is for hf: and modelscope: datasets; {self.path!r} is neither")
         elif hub.parse(self.path, "dataset", self.revision) is None:

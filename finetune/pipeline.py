@@ -14,10 +14,10 @@ from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of
 from export.chat import encode
 from export.compare import compare_steps, overall, worst_by_subject
 from export.formats._base import Format
-from export.hardware import available_cores, environment
-from export.measure import measure, package_versions
+from export.hardware import available_cores, environment, package_versions
+from export.measure import measure
 from export.report import Report, write
-from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage
+from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
 from finetune.base_model import BaseModelSource, load_tokenizer, open_base
 from finetune.data import Splits, identity, prepare
 from finetune.merge import merge
@@ -128,7 +128,7 @@ class Run:
             "base": self.base.weights_sha256,
             "dtype": self.base.dtype,
             "seed": self.recipe.seed,
-            **package_versions("torch", "transformers", "peft", "trl"),
+            **version_inputs(package_versions(("torch", "transformers", "peft", "trl"))),
         }
 
         def work(out: Path) -> Adapter:
@@ -143,7 +143,7 @@ class Run:
             **flatten("merge", self.recipe.merge.model_dump(mode="json")),
             "adapter": sha256_of_file(self.adapter.folder / "adapter_model.safetensors"),
             "base": self.base.weights_sha256,
-            **package_versions("torch", "transformers", "peft"),
+            **version_inputs(package_versions(("torch", "transformers", "peft"))),
         }
 
         def work(out: Path) -> ModelFolder:
@@ -169,7 +169,7 @@ class Run:
             "merged": sha256_of_folder(self.merged.folder),
             "calibration": self.splits.fingerprint if rows else None,
             "seed": self.recipe.seed if rows else None,
-            **{f"version {name}": value for name, value in step.tool_versions().items()},
+            **version_inputs(step.tool_versions()),
         }
 
         def work(out: Path) -> QuantizedModel:

@@ -250,9 +250,8 @@ class Gptq(Format):
             dataset=[{"input_ids": [list(s)], "attention_mask": [[1] * len(s)]} for s in sequences],
             # optimum asks for one list for all blocks; where they differ it walks each block's own layers
             modules_in_block_to_quantize=None if plan.blocks_differ else [list(group) for group in plan.passes],
-            # kept inputs are replayed with the first block's arguments, which are wrong for another kind of block
-            cache_block_outputs=not plan.blocks_differ,
         )
+        _check_blocks_take_the_same(model, sequences[0])
         with recording(model) as records, _packed_without_compiler(), _hidden(model, plan.kept):
             quantizer.quantize_model(model)
         _save(quantizer, model, plan, out)
@@ -338,6 +337,46 @@ def _definition(model_type: str, name: str) -> tuple[tuple[tuple[str, ...], ...]
             else:
                 passes.setdefault((parent, marks[0] if marks else "0"), []).append(f"{parent}.{child}")
     return tuple(tuple(names) for names in passes.values()), kept
+
+
+def _check_blocks_take_the_same(model: Any, sequence: tuple[int, ...]) -> None:
+    """Raises ExportError when blocks are called with different arguments.
+
+    optimum replays every block with what the first one was given, its `cache_block_outputs=False` included (it never
+    clears the arguments it kept). That is right for Qwen3.5's two kinds of block as long as unpadded sequences need
+    no mask, and wrong for a model whose kinds of block rotate positions differently, say.
+    """
+    import torch
+
+    seen: list[dict[str, Any]] = []
+    blocks = model.get_submodule("model.layers")
+    hooks = [
+        block.register_forward_pre_hook(lambda _module, _args, given: seen.append(given), with_kwargs=True)
+        for block in blocks
+    ]
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.tensor([sequence]), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for given in seen[1:]:
+        differing = [key for key in seen[0] if not _same(seen[0][key], given.get(key))]
+        if differing:
+            raise ExportError(
+                f"GPTQ cannot be used for {model.config.model_type}: its blocks are called with different "
+                f"{', '.join(differing)}, and optimum would replay the first block's. Export it to GGUF instead."
+            )
+
+
+def _same(first: Any, second: Any) -> bool:
+    import torch
+
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, tuple | list) and isinstance(second, tuple | list):
+        return len(first) == len(second) and all(_same(a, b) for a, b in zip(first, second, strict=True))
+    return first is second or bool(first == second)
 
 
 @contextlib.contextmanager

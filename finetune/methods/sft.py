@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finetune.data import Splits
 
 IGNORED = -100
+_VALID_EVALUATIONS = 4
 
 
 class Lora(Frozen):
@@ -58,9 +59,7 @@ class Sft(Method):
     schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="After the warm-up.")
     warmup_share: float = Field(default=0.05, ge=0, lt=1, description="Share of the steps that warm up.")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
-    max_gradient_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations to save memory; slower.")
-    valid_evaluations: int = Field(default=4, ge=1, description="How often the valid loss is computed in the run.")
 
     def check(self, config: dict[str, object]) -> None:
         """Refuses targets that the model's tied embeddings do not allow."""
@@ -171,14 +170,13 @@ class Sft(Method):
             lr_scheduler_type=self.schedule,
             warmup_steps=round(steps * self.warmup_share),
             weight_decay=self.weight_decay,
-            max_grad_norm=self.max_gradient_norm,
             gradient_checkpointing=self.gradient_checkpointing,
             bf16=base.dtype == "bfloat16",
             fp16=base.dtype == "float16",
             use_cpu=not on_gpu,
             dataloader_pin_memory=on_gpu,
             eval_strategy="steps",
-            eval_steps=max(1, steps // self.valid_evaluations),
+            eval_steps=max(1, steps // _VALID_EVALUATIONS),
             logging_steps=1,
             logging_nan_inf_filter=False,  # its default replaces a loss that is not a number by the last good one
             save_strategy="no",

@@ -27,7 +27,6 @@ def test_a_real_qwen_from_real_rows_to_a_measured_gguf(tmp_path):
         f"data.path={ROWS}",
         "data.rows=400",
         "train.max_steps=8",
-        "train.valid_evaluations=1",
         "export.gptq=null",
         "export.gguf.types=[q8_0]",
         "check.rows=12",

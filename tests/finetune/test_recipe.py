@@ -79,7 +79,7 @@ def test_a_missing_key_is_named(tmp_path):
 def test_overrides_reach_nested_keys_and_make_sections(tmp_path):
     recipe = load(_recipe(tmp_path), ["train.lora.rank=4", "export.gguf.types=[q4_0]", "check.rows=7"])
     assert (recipe.train.lora.rank, recipe.check.rows) == (4, 7)
-    assert recipe.export.steps()[1].types == ("q4_0",)
+    assert recipe.export.gguf.types == ("q4_0",)
 
 
 def test_a_step_can_be_switched_off(tmp_path):
@@ -110,8 +110,7 @@ def test_what_is_no_recipe_is_refused(tmp_path, text):
 
 def test_the_json_schema_describes_every_key():
     def leaves(schema, definitions):
-        for name, field in schema.get("properties", {}).items():
-            yield name, field
+        yield from schema.get("properties", {}).items()
         for definition in definitions.values():
             yield from definition.get("properties", {}).items()
 

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 SHORT = (
     "data.rows=700",
     "train.max_steps=30",
-    "train.valid_evaluations=2",
     "check.rows=40",
     "check.max_new_tokens=48",
     "export.gptq.calibration_rows=32",
