@@ -97,14 +97,24 @@ def measurement(
 ) -> Measurement:
     """A measurement computed from its sample, with the standard error of `sampling.standard_error`."""
     kept = tuple(tuple(float(value) for value in item) for item in sample)
+    stderr = sampling.standard_error(kept, statistic)
     return Measurement(
         check=check,
         subject=subject,
         value=sampling.estimate(kept, statistic),
-        stderr=sampling.standard_error(kept, statistic),
+        stderr=stderr,
         n=sum(len(item) for item in kept),
         unit=unit,
         higher_is_better=higher_is_better,
+        note="" if stderr is not None else _why_no_error(kept, statistic),
         statistic=statistic,
         sample=kept,
     )
+
+
+def _why_no_error(sample: Sequence[Sequence[float]], statistic: Statistic) -> str:
+    if statistic == "max":
+        return "the largest of a sample: no bootstrap gives its standard error"
+    if len(sample) < 2:
+        return "fewer than two rows: no standard error"
+    return "a value is not finite: no standard error"

@@ -5,6 +5,7 @@ compared with); on a GPU in the type they are stored in. GPTQ kernels convert wh
 """
 
 import contextlib
+import gc
 import io
 import logging
 import sys
@@ -103,8 +104,6 @@ class HfEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        import gc
-
         import torch
 
         self.model = None
@@ -148,7 +147,10 @@ def quiet_gptqmodel() -> Iterator[None]:
                 "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
             )
             warnings.filterwarnings("ignore", module=r"(gptqmodel|torchao|defuser|tokenicer)(\.|$)")
+            # each of its settings objects owns a temporary folder, which it leaves to the garbage collector
+            warnings.filterwarnings("ignore", message="Implicitly cleaning up", category=ResourceWarning)
             yield
+            gc.collect()
     except BaseException:
         sys.stderr.write(held.getvalue())
         raise

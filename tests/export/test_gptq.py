@@ -4,8 +4,9 @@ The arithmetic is checked against an unpacking written here, from the format's l
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Case(NamedTuple):
     bits: Any
     hidden_size: int
     tied: bool
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 CASES = (
@@ -57,7 +58,7 @@ def export(case: Case, folder: Path, rows: list[list[int]] = ROWS) -> Exported:
     source = tiny_models.build(
         folder / "source", case.architecture, tied=case.tied, hidden_size=case.hidden_size, seed=1
     )
-    settings = {"calibration_tokens": 128, "calibration_rows": 40} | case.settings
+    settings = {"calibration_tokens": 128, "calibration_rows": 40, **case.settings}
     step = Gptq(bits=case.bits, **settings)
     (folder / "out").mkdir()
     return Exported(case, source, step.quantize(step.variants()[0], source, rows, folder / "out", never))

@@ -1,0 +1,117 @@
+"""Checks on observations written by hand, whose right answers are worked out beside them."""
+
+import math
+
+import pytest
+
+from export import plugins
+from export.checks._base import Check, Item, ItemObservation, Observation
+from export.checks.divergence import Divergence
+from export.checks.exact_match import ExactMatch
+from export.checks.perplexity import Perplexity
+from export.checks.resources import Resources
+from export.checks.stops import Stops
+
+ITEMS = (
+    Item(ids=(1, 2, 3, 4), scored=(2, 3), prompt=(1, 2), answer='{"task":"mop","n":1}'),
+    Item(ids=(1, 5, 6), scored=(2,), prompt=(1, 5), answer="stop"),
+)
+
+
+def _seen(*, generated=('{"n": 1, "task": "mop"}', " stop\n"), stopped=(True, False), reference="merged"):
+    return Observation(
+        subject="x",
+        engine="hf",
+        items=(
+            ItemObservation(
+                log_probs=(math.log(0.5), math.log(0.25)),
+                kl=(0.1, 0.3) if reference else (),
+                same_top=(True, False) if reference else (),
+                generated=generated[0],
+                stopped=stopped[0],
+                generated_tokens=2,
+                finite=True,
+            ),
+            ItemObservation(
+                log_probs=(math.log(0.125),),
+                kl=(0.5,) if reference else (),
+                same_top=(True,) if reference else (),
+                generated=generated[1],
+                stopped=stopped[1],
+                generated_tokens=1,
+                finite=True,
+            ),
+        ),
+        peak_memory_bytes=1000,
+        size_bytes=10,
+        tokens_per_second=(4.0, 6.0),
+        reference=reference,
+        top_k=1024 if reference else None,
+        tail_mass=0.0 if reference else None,
+    )
+
+
+def _numbers(check, seen):
+    return {m.check: m for m in check.measure(ITEMS, seen)}
+
+
+def test_perplexity_is_the_inverse_geometric_mean_of_the_probabilities():
+    measured = _numbers(Perplexity(), _seen())["perplexity"]
+    assert measured.value == pytest.approx((0.5 * 0.25 * 0.125) ** (-1 / 3))
+    assert (measured.n, measured.higher_is_better) == (3, False)
+
+
+def test_divergence_is_over_tokens_and_absent_for_the_reference():
+    measured = _numbers(Divergence(), _seen())
+    assert measured["kl_mean"].value == pytest.approx(0.3)
+    assert measured["kl_median"].value == pytest.approx(0.3)
+    assert measured["kl_max"].value == 0.5
+    assert measured["same_top_token"].value == pytest.approx(2 / 3)
+    assert _numbers(Divergence(), _seen(reference=None)) == {}
+
+
+def test_exact_match_as_text_and_as_json():
+    assert _numbers(ExactMatch(), _seen())["exact_match"].value == 0.5
+    # as JSON the first matches whatever its key order; the second reference is no JSON and so matches nothing
+    assert _numbers(ExactMatch(compare="json"), _seen())["exact_match"].value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer", "right"),
+    [
+        ('{"a":1}', '{ "a": 1 }', True),
+        ('{"a":1}', '{"a":true}', False),
+        ('{"a":1}', '{"a":1.0}', False),
+        ('{"a":[1,2]}', '{"a":[2,1]}', False),
+        ('{"a":"厨房"}', '{"a":"\\u53a8\\u623f"}', True),
+        ('{"a":1}<|im_end|>', '{"a":1}', False),
+        ('Sure! {"a":1}', '{"a":1}', False),
+        ("", '{"a":1}', False),
+        ("NaN", "NaN", True),
+    ],
+)
+def test_json_answers(generated, answer, right):
+    assert ExactMatch(compare="json").matches(generated, answer) is right
+
+
+def test_stops_counts_answers_that_ended_themselves():
+    assert _numbers(Stops(), _seen())["stops"].value == 0.5
+
+
+def test_resources_are_facts_with_a_reason_for_having_no_error():
+    measured = _numbers(Resources(), _seen())
+    assert measured["size_bytes"].value == 10
+    assert measured["size_bytes"].stderr is None
+    assert measured["size_bytes"].note
+    assert measured["tokens_per_second"].value == 5.0
+
+
+@pytest.mark.parametrize("name", plugins.names("export.checks"))
+def test_every_check_has_a_name_a_sentence_and_works_on_its_defaults(name):
+    step = plugins.find("export.checks", name)
+    assert issubclass(step, Check)
+    assert step.__doc__
+    for measured in step().measure(ITEMS, _seen()):
+        assert measured.subject == "x"
+        assert measured.n >= 1
+        assert measured.stderr is not None or measured.note

@@ -1,0 +1,30 @@
+"""What safetensors headers say, against the library that wrote them."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from export.errors import ModelError
+from export.weights import weight_facts
+
+
+def test_facts_are_those_of_the_tensors(tmp_path):
+    save_file({"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7)}, tmp_path / "model-1.safetensors")
+    save_file({"c": torch.zeros((), dtype=torch.int32)}, tmp_path / "model-2.safetensors", metadata={"format": "pt"})
+    facts = weight_facts(tmp_path)
+    assert facts.size_bytes == 3 * 5 * 2 + 7 * 4 + 4
+    assert facts.weights == 15 + 7 + 1
+    assert facts.tensor_types == {"bf16": 1, "f32": 1, "i32": 1}
+
+
+def test_a_file_that_is_cut_short_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ModelError, match="cut short"):
+        weight_facts(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="no safetensors"):
+        weight_facts(tmp_path)
