@@ -5,6 +5,7 @@ that did not change is not run again. Which subjects there are and what the numb
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from export.artifacts import EngineName, sha256_of_file
@@ -35,17 +36,22 @@ def measure(
     checks: Sequence[Check],
     folder: Path,
     *,
+    tokenizer: Path,
     threads: int,
     say: Callable[[str], None],
 ) -> dict[str, tuple[Measurement, ...]]:
-    """Each subject's measurements, by its name. The first candidate is the reference of all others."""
+    """Each subject's measurements, by its name. The first candidate is the reference of all others.
+
+    `tokenizer` is the folder whose tokenizer decodes what is generated.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     items_path = folder / "items.json"
     items_path.write_text(items.model_dump_json(), encoding="utf-8")
     items_sha256 = sha256_of_file(items_path)
-    reference: Observed | None = None
-    measured = {}
+    observed: dict[str, Observed] = {}
     for candidate in candidates:
+        reference = observed.get(candidates[0].subject.name)
+        request = _request(candidate, items_path, tokenizer, reference, threads)
         inputs = {
             "artifact": candidate.sha256,
             "items": items_sha256,
@@ -53,34 +59,21 @@ def measure(
             "threads": threads,
             **version_inputs(package_versions(_ENGINE_PACKAGES[candidate.subject.engine])),
         }
-        observed = _observed(candidate, items_path, reference, folder, inputs, threads, say)
-        reference = reference or observed
-        seen = observed.read()
-        measured[candidate.subject.name] = tuple(m for check in checks for m in check.measure(items.items, seen))
-    return measured
+        name = candidate.subject.name
+        place = folder / name.replace("/", "-")
+        observed[name] = run_stage(place, f"check {name}", inputs, partial(observe, request), Observed, say)
+    records = {name: done.read() for name, done in observed.items()}
+    return {
+        name: tuple(m for check in checks for m in check.measure(items.items, seen)) for name, seen in records.items()
+    }
 
 
-def _observed(
-    candidate: Candidate,
-    items_path: Path,
-    reference: Observed | None,
-    folder: Path,
-    inputs: dict[str, str | int | None],
-    threads: int,
-    say: Callable[[str], None],
-) -> Observed:
-    subject = candidate.subject
-
-    def work(out: Path) -> Observed:
-        return observe(
-            Request(
-                subject=subject,
-                items=items_path,
-                reference=None if reference is None else reference.reference,
-                out=out,
-                size_bytes=candidate.size_bytes,
-                threads=threads,
-            )
-        )
-
-    return run_stage(folder / subject.name.replace("/", "-"), f"check {subject.name}", inputs, work, Observed, say)
+def _request(candidate: Candidate, items: Path, tokenizer: Path, reference: Observed | None, threads: int) -> Request:
+    return Request(
+        subject=candidate.subject,
+        items=items,
+        tokenizer=tokenizer,
+        reference=None if reference is None else reference.reference,
+        size_bytes=candidate.size_bytes,
+        threads=threads,
+    )

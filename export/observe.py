@@ -1,7 +1,7 @@
 """Runs one subject on the held-out items and records what it did: the only place where checks meet a running model.
 
 `observe` starts a process per subject, so that its peak memory is its own, a runtime that crashes takes nothing with
-it, and no library's patches reach another engine. The process is `python -m export.observe REQUEST`.
+it, and no library's patches reach another engine. The process is `python -m export.observe REQUEST FOLDER`.
 """
 
 import subprocess
@@ -29,11 +29,11 @@ _TIMED_ITEMS = 8
 class Items(Frozen):
     """The held-out rows as ids, written once and read by every subject's process.
 
-    `tokenizer` is the folder that turns generated ids into text; `vocabulary_size` the number of real token ids.
+    `vocabulary_size` is the number of real token ids. Nothing here depends on where the run folder lies, so that its
+    hash still fits after the folder was moved.
     """
 
     items: tuple[Item, ...]
-    tokenizer: Path
     vocabulary_size: int
     max_new_tokens: int
 
@@ -60,28 +60,35 @@ class Observed(StageResult):
 
 
 class Request(Frozen):
-    """What the observing process is asked to do. Without `reference` the subject becomes the reference itself."""
+    """What the observing process is asked to do. Without `reference` the subject becomes the reference itself.
+
+    `tokenizer` is the folder whose tokenizer turns every subject's generated ids into text.
+    """
 
     subject: Subject
     items: Path
+    tokenizer: Path
     reference: Path | None
-    out: Path
     size_bytes: int
     threads: int
 
 
-def observe(request: Request) -> Observed:
-    """Observes a subject in a process of its own. Raises EngineError with that process's last words when it fails."""
-    request_path = request.out / "request.json"
+def observe(request: Request, out: Path) -> Observed:
+    """Observes a subject in a process of its own, which writes into `out`.
+
+    Raises EngineError with that process's last words when it fails.
+    """
+    request_path = out / "request.json"
     request_path.write_text(request.model_dump_json(indent=2), encoding="utf-8")
-    log = request.out / "log.txt"
+    log = out / "log.txt"
     with log.open("w", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "export.observe", str(request_path)]
+        # -P: a folder called export in the working directory is the user's, not this package
+        command = [sys.executable, "-P", "-m", "export.observe", str(request_path), str(out)]
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     request_path.unlink()
     if status != 0:
         raise EngineError(f"{request.subject.name} could not be measured. {_last_words(log, status)}")
-    return Observed(folder=request.out, subject=request.subject.name)
+    return Observed(folder=out, subject=request.subject.name)
 
 
 def _last_words(log: Path, status: int) -> str:
@@ -94,17 +101,17 @@ def _last_words(log: Path, status: int) -> str:
 
 def main() -> int:
     """The observing process: reads the request it is given, writes `observation.json` (and `reference.npz`)."""
-    request = Request.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    request, out = Request.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     try:
-        observation = _observe_here(request)
+        observation = _observe_here(request, out)
     except EngineError as error:
         print(error)
         return 1
-    (request.out / "observation.json").write_text(observation.model_dump_json(), encoding="utf-8")
+    (out / "observation.json").write_text(observation.model_dump_json(), encoding="utf-8")
     return 0
 
 
-def _observe_here(request: Request) -> Observation:
+def _observe_here(request: Request, out: Path) -> Observation:
     from export.hardware import peak_memory_bytes
     from export.reference import Reference, ReferenceWriter
 
@@ -114,18 +121,18 @@ def _observe_here(request: Request) -> Observation:
     reference = Reference(request.reference) if request.reference is not None else None
     scores = [_score(engine, index, item, reference, writer) for index, item in enumerate(work.items)]
     if writer is not None:
-        writer.save(request.out / "reference.npz")
+        writer.save(out / "reference.npz")
     answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
     engine.close()
     return Observation(
         subject=request.subject.name,
         engine=request.subject.engine,
-        items=tuple(_join(work, scores, answers)),
+        items=tuple(_join(request.tokenizer, scores, answers)),
         peak_memory_bytes=peak_memory_bytes(),
         size_bytes=request.size_bytes,
         tokens_per_second=tuple(_speeds(timed)),
-        reference=None if reference is None else str(request.reference),
+        has_reference=reference is not None,
         top_k=None if reference is None else reference.top_k,
         tail_mass=None if reference is None else reference.tail_mass,
     )
@@ -179,8 +186,8 @@ def _divergence(
     return tuple(kl.tolist()), tuple(same.tolist())
 
 
-def _join(work: Items, scores: list[_Score], answers: list[Generation]) -> list[ItemObservation]:
-    texts = _decode(work.tokenizer, [answer.ids for answer in answers])
+def _join(tokenizer: Path, scores: list[_Score], answers: list[Generation]) -> list[ItemObservation]:
+    texts = _decode(tokenizer, [answer.ids for answer in answers])
     return [
         ItemObservation(
             log_probs=score.log_probs,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifacts import ModelFolder
+from export.engines.hf import quiet_gptqmodel
 from export.errors import ModelError
 from finetune.base_model import BaseModelSource, load_tokenizer, nf4_config
 from finetune.methods._base import Adapter
@@ -31,7 +32,8 @@ def merge(adapter: Adapter, base: BaseModelSource, settings: MergeSettings, out:
 
     The sum of base and update is taken in float32 and rounded once. Raises ModelError when the result is not finite.
     """
-    merged = _merged_model(adapter, base, settings)
+    with quiet_gptqmodel():  # peft imports it to see whether a layer is one of its kernels, and it prints a banner
+        merged = _merged_model(adapter, base, settings)
     tokenizer = load_tokenizer(base.path)
     _set_stop_tokens(merged, tokenizer)
     _require_finite(merged)

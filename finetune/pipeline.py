@@ -68,6 +68,7 @@ class Run:
             items,
             settings.measures.steps(),
             self.folder / "check",
+            tokenizer=self.merged.folder,
             threads=settings.threads or available_cores(),
             say=self._say,
         )
@@ -152,6 +153,10 @@ class Run:
         return self._stage(self.folder / "merged", "merge", inputs, work, ModelFolder)
 
     @cached_property
+    def _merged_sha256(self) -> str:
+        return sha256_of_folder(self.merged.folder)
+
+    @cached_property
     def exports(self) -> tuple[QuantizedModel, ...]:
         """Every artifact of every format the recipe asks for, in order."""
         return tuple(self._export(step, variant) for step in self.recipe.export.steps() for variant in step.variants())
@@ -166,7 +171,7 @@ class Run:
         rows = step.calibration_rows_wanted()
         inputs = {
             **flatten("export", step.settings_for(variant)),
-            "merged": sha256_of_folder(self.merged.folder),
+            "merged": self._merged_sha256,
             "calibration": self.splits.fingerprint if rows else None,
             "seed": self.recipe.seed if rows else None,
             **version_inputs(step.tool_versions()),

@@ -58,7 +58,6 @@ def held_out_items(splits: Splits, merged: ModelFolder, settings: CheckSettings,
 
     return Items(
         items=tuple(item(conversation) for conversation in chosen),
-        tokenizer=merged.folder,
         vocabulary_size=len(tokenizer),
         max_new_tokens=settings.max_new_tokens,
     )

@@ -44,7 +44,8 @@ class ItemObservation(Frozen):
 class Observation(Frozen):
     """Everything one subject did on the held-out items, in the items' order, and what it cost.
 
-    `tokens_per_second` holds single-stream decoding speeds, one per timed item.
+    `tokens_per_second` holds single-stream decoding speeds, one per timed item. `top_k` and `tail_mass` say how many
+    of the reference's predictions its divergence was computed over, and what probability lay beyond them on average.
     """
 
     subject: str
@@ -53,7 +54,7 @@ class Observation(Frozen):
     peak_memory_bytes: int
     size_bytes: int
     tokens_per_second: tuple[float, ...]
-    reference: str | None = None
+    has_reference: bool
     top_k: int | None = None
     tail_mass: float | None = None
 

@@ -14,7 +14,7 @@ class Divergence(Check):
 
     def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
         """Mean, median, 99th percentile and largest KL in nats, and the same-top share; nothing for the reference."""
-        if seen.reference is None:
+        if not seen.has_reference:
             return ()
         statistics: dict[str, Statistic] = {
             "kl_mean": "mean",

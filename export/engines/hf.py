@@ -211,6 +211,8 @@ def _attach(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             # peft only warns when the adapter's file lacks weights its config asks for; such an adapter does nothing
             warnings.filterwarnings("error", message="Found missing adapter keys")
+            # peft reads this deprecated property of transformers
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             return PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError, RuntimeError, UserWarning) as error:
         raise EngineError(f"the adapter in {adapter} does not fit the model: {error}") from error

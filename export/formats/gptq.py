@@ -2,19 +2,17 @@
 `AutoModelForCausalLM.from_pretrained` loads.
 
 Quantizes through optimum's GPTQQuantizer over gptqmodel (Frantar et al. 2022, arXiv 2210.17323). What those two do
-otherwise than asked is recorded by `_gptq_recording`; running the result is the hf engine's affair.
+otherwise than asked is recorded by `_gptq_recording`, what a model allows is found by `_gptq_plan`; running the result
+is the hf engine's affair.
 """
 
 import contextlib
 import gc
 import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -31,11 +29,12 @@ from export.artifacts import (
 )
 from export.engines import hf
 from export.engines._base import Subject
-from export.errors import ExportError, MissingDependencyError
+from export.errors import ExportError
 from export.formats._base import Format
+from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_same, plan_for
 from export.formats._gptq_recording import ModuleRecord, recording
 from export.frozen import Frozen
-from export.hardware import available_cores, compute_dtype, package_versions
+from export.hardware import compute_dtype, package_versions
 
 if TYPE_CHECKING:
     import torch
@@ -43,28 +42,6 @@ if TYPE_CHECKING:
 Bits = Literal[2, 3, 4, 8]
 GROUP_SIZES = (128, 64, 32)
 RECORD = "quantization.json"
-# Rows and columns are packed into 32-bit words (gptqmodel's pack_block refuses anything else).
-_WORD_BITS = 32
-
-
-class LinearLayer(Frozen):
-    """A linear layer of a decoder block: its path inside the block and its sizes."""
-
-    name: str
-    inputs: int
-    outputs: int
-
-
-class Plan(Frozen):
-    """What of a block is quantized, in which passes, and what stays in 16 bits and why.
-
-    Layers of one pass read the same input, so their Hessians are gathered in one run through the block.
-    """
-
-    layers: tuple[LinearLayer, ...]
-    passes: tuple[tuple[str, ...], ...]
-    kept: dict[str, str]
-    blocks_differ: bool
 
 
 class CalibrationRecord(Frozen):
@@ -123,7 +100,7 @@ class Gptq(Format):
 
     def check_model(self, config: dict[str, object]) -> None:
         """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""
-        self._group_size(_plan(json.dumps(config, sort_keys=True)))
+        self._group_size(plan_for(json.dumps(config, sort_keys=True)))
 
     def quantize(
         self,
@@ -138,7 +115,7 @@ class Gptq(Format):
         The folder holds the tokenizer's files unchanged, and quantization.json: what was done to each layer.
         """
         bits = int(variant.removeprefix("gptq-").removesuffix("bit"))
-        plan = _plan(json.dumps(read_model_config(model.folder), sort_keys=True))
+        plan = plan_for(json.dumps(read_model_config(model.folder), sort_keys=True))
         group_size, group_fallbacks = self._group_size(plan)
         sequences, used, data_fallbacks = self._calibration(calibration, plan)
         # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
@@ -202,10 +179,10 @@ class Gptq(Format):
         """Packs rows end to end into equal sequences: padding tokens would enter the Hessian as if they were text."""
         rows = [tuple(row) for row in calibration[: self.calibration_rows] if row]
         ids = tuple(chain.from_iterable(rows))
-        if len(ids) < _WORD_BITS:
+        if len(ids) < WORD_BITS:
             raise ExportError(
                 f"GPTQ was given {len(rows)} calibration rows with {len(ids)} tokens in all; it needs at least "
-                f"{_WORD_BITS} tokens and should have thousands. Give it more training rows."
+                f"{WORD_BITS} tokens and should have thousands. Give it more training rows."
             )
         length = min(self.calibration_tokens, len(ids))
         sequences = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
@@ -251,7 +228,7 @@ class Gptq(Format):
             # optimum asks for one list for all blocks; where they differ it walks each block's own layers
             modules_in_block_to_quantize=None if plan.blocks_differ else [list(group) for group in plan.passes],
         )
-        _check_blocks_take_the_same(model, sequences[0])
+        check_blocks_take_the_same(model, sequences[0])
         with recording(model) as records, _packed_without_compiler(), _hidden(model, plan.kept):
             quantizer.quantize_model(model)
         _save(quantizer, model, plan, out)
@@ -261,122 +238,6 @@ class Gptq(Format):
 
 
 step = Gptq
-
-
-@cache
-def _plan(config_json: str) -> Plan:
-    """What GPTQ would do to a model of this config.json, found on a model without memory.
-
-    Raises ExportError for an architecture that gptqmodel does not define or that optimum cannot walk, and for a model
-    that is quantized already.
-    """
-    config: dict[str, Any] = json.loads(config_json)
-    name = f"{config.get('model_type')} ({', '.join(config.get('architectures') or ['no architecture named'])})"
-    if "quantization_config" in config:
-        raise ExportError(f"{name} is quantized already. Quantize the 16-bit model that it was made from.")
-    for package in ("optimum", "gptqmodel"):
-        if find_spec(package) is None:
-            raise MissingDependencyError(package, "GPTQ export", "pip install 'fieldtune[gptq]'")
-    layers, blocks_differ, share = _linear_layers(config, name)
-    # Mixtures of experts hold their experts in one tensor, which is no linear layer; optimum would skip it silently.
-    if share < 0.5:
-        raise ExportError(
-            f"GPTQ cannot be used for {name}: only {share:.0%} of its blocks' weights are in linear layers, and "
-            "optimum quantizes nothing else. Export it to GGUF instead, which quantizes experts."
-        )
-    passes, kept_names = _definition(str(config["model_type"]), name)
-    kept = {layer.name: "gptqmodel keeps it, being small and sensitive" for layer in layers if layer.name in kept_names}
-    for layer in layers:
-        if layer.inputs % _WORD_BITS or layer.outputs % _WORD_BITS:
-            kept[layer.name] = f"{layer.inputs} inputs and {layer.outputs} outputs do not fill {_WORD_BITS}-bit words"
-    quantized = tuple(layer for layer in layers if layer.name not in kept)
-    offered = {layer.name for layer in quantized}
-    if unlisted := offered - set(chain.from_iterable(passes)):
-        raise ExportError(f"GPTQ cannot be used for {name}: gptqmodel does not list {', '.join(sorted(unlisted))}.")
-    ordered = tuple(group for names in passes if (group := tuple(n for n in names if n in offered)))
-    return Plan(layers=quantized, passes=ordered, kept=kept, blocks_differ=blocks_differ)
-
-
-def _linear_layers(config: dict[str, Any], name: str) -> tuple[tuple[LinearLayer, ...], bool, float]:
-    """A block's linear layers, whether blocks differ in them, and the linear layers' share of the blocks' weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    settings = {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings))
-    except (KeyError, ValueError) as error:
-        raise ExportError(f"GPTQ cannot be used for {name}: transformers knows no such language model.") from error
-    blocks: dict[str, set[str]] = {}
-    layers: dict[str, LinearLayer] = {}
-    for path, module in model.named_modules():
-        # optimum's own test: exactly Linear, no subclass
-        if type(module) is torch.nn.Linear and (found := re.search(r"\blayers\.(\d+)\.(.+)$", path)):
-            blocks.setdefault(found[1], set()).add(found[2])
-            layers[found[2]] = LinearLayer(name=found[2], inputs=module.in_features, outputs=module.out_features)
-    of_blocks = sum(p.numel() for path, p in model.named_parameters() if re.search(r"\blayers\.\d+\.", path))
-    linear = sum(layers[n].inputs * layers[n].outputs for names in blocks.values() for n in names)
-    blocks_differ = len({frozenset(names) for names in blocks.values()}) > 1
-    return tuple(layers.values()), blocks_differ, linear / max(1, of_blocks)
-
-
-def _definition(model_type: str, name: str) -> tuple[tuple[tuple[str, ...], ...], set[str]]:
-    """What gptqmodel says of an architecture: its linear layers by pass, and those it leaves alone (marked `!`)."""
-    with hf.quiet_gptqmodel():
-        from gptqmodel.models.auto import MODEL_MAP
-    if model_type not in MODEL_MAP:
-        raise ExportError(f"GPTQ cannot be used for {name}: gptqmodel does not know this architecture.")
-    passes: dict[tuple[str, str], list[str]] = {}
-    kept: set[str] = set()
-    for parent, entries in MODEL_MAP[model_type].module_tree[-1].items():
-        for entry in entries:
-            child, *marks = str(entry).split(":")
-            if "!" in marks:
-                kept.add(f"{parent}.{child}")
-            else:
-                passes.setdefault((parent, marks[0] if marks else "0"), []).append(f"{parent}.{child}")
-    return tuple(tuple(names) for names in passes.values()), kept
-
-
-def _check_blocks_take_the_same(model: Any, sequence: tuple[int, ...]) -> None:
-    """Raises ExportError when blocks are called with different arguments.
-
-    optimum replays every block with what the first one was given, its `cache_block_outputs=False` included (it never
-    clears the arguments it kept). That is right for Qwen3.5's two kinds of block as long as unpadded sequences need
-    no mask, and wrong for a model whose kinds of block rotate positions differently, say.
-    """
-    import torch
-
-    seen: list[dict[str, Any]] = []
-    blocks = model.get_submodule("model.layers")
-    hooks = [
-        block.register_forward_pre_hook(lambda _module, _args, given: seen.append(given), with_kwargs=True)
-        for block in blocks
-    ]
-    try:
-        with torch.inference_mode():
-            model(input_ids=torch.tensor([sequence]), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for given in seen[1:]:
-        differing = [key for key in seen[0] if not _same(seen[0][key], given.get(key))]
-        if differing:
-            raise ExportError(
-                f"GPTQ cannot be used for {model.config.model_type}: its blocks are called with different "
-                f"{', '.join(differing)}, and optimum would replay the first block's. Export it to GGUF instead."
-            )
-
-
-def _same(first: Any, second: Any) -> bool:
-    import torch
-
-    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, tuple | list) and isinstance(second, tuple | list):
-        return len(first) == len(second) and all(_same(a, b) for a, b in zip(first, second, strict=True))
-    return first is second or bool(first == second)
 
 
 @contextlib.contextmanager
@@ -451,8 +312,10 @@ def _check_result(out: Path, sequence: tuple[int, ...]) -> str:
     Raises ExportError when the head parted from the embedding it is tied to, or when something is not finite.
     """
     import numpy as np
+    import torch
 
-    engine = hf.load_hf(Subject(name="gptq", engine="hf", path=out), vocabulary_size=None, threads=available_cores())
+    subject = Subject(name="gptq", engine="hf", path=out)
+    engine = hf.load_hf(subject, vocabulary_size=None, threads=torch.get_num_threads())
     model = engine.model
     try:
         head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight

@@ -215,7 +215,7 @@ class Sft(Method):
             base_sha256=base.weights_sha256,
             four_bit_base=self.quantization == "nf4",
             dtype=base.dtype,
-            targets=tuple(sorted(config.target_modules)),
+            targets=tuple(sorted({name.rpartition(".")[2] for name in config.target_modules})),
             trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             steps=steps,
             tokens=points[-1].tokens if points else 0,

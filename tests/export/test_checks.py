@@ -45,7 +45,7 @@ def _seen(*, generated=('{"n": 1, "task": "mop"}', " stop\n"), stopped=(True, Fa
         peak_memory_bytes=1000,
         size_bytes=10,
         tokens_per_second=(4.0, 6.0),
-        reference=reference,
+        has_reference=bool(reference),
         top_k=1024 if reference else None,
         tail_mass=0.0 if reference else None,
     )

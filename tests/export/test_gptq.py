@@ -19,6 +19,7 @@ from export.engines import hf
 from export.engines._base import Subject
 from export.errors import ExportError
 from export.formats import gptq
+from export.formats._gptq_plan import LinearLayer, Plan, check_blocks_take_the_same, plan_for
 from export.formats.gptq import Gptq, QuantizationRecord
 from tests.export import tiny_models
 
@@ -184,7 +185,7 @@ def test_more_than_the_codes_is_not_shifted_by_the_format(exported: Exported) ->
 
 def test_hybrid_blocks_keep_their_small_gates(tmp_path: Path) -> None:
     config = read_model_config(tiny_models.build(tmp_path / "m", "qwen3_5", tied=True, hidden_size=256).folder)
-    plan = gptq._plan(json.dumps(config))
+    plan = plan_for(json.dumps(config))
     assert set(plan.kept) == {"linear_attn.in_proj_a", "linear_attn.in_proj_b"}
     assert plan.blocks_differ
 
@@ -194,7 +195,7 @@ def test_group_size_that_does_not_divide(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"224 inputs, which 128 does not divide.*fit this model: 32;"):
         Gptq(group_size=128).check_model(config)
     Gptq(group_size=32).check_model(config)
-    used, fallbacks = Gptq()._group_size(gptq._plan(json.dumps(config)))
+    used, fallbacks = Gptq()._group_size(plan_for(json.dumps(config)))
     assert used == 32
     assert [(f.what, f.asked, f.used) for f in fallbacks] == [("group size", "128", "32")]
 
@@ -244,9 +245,9 @@ def test_a_broken_model_is_refused(tmp_path: Path) -> None:
         Gptq().quantize("gptq-4bit", source, ROWS, tmp_path / "out", never)
 
 
-def plan_of(inputs: int) -> gptq.Plan:
-    layer = gptq.LinearLayer(name="mlp.down_proj", inputs=inputs, outputs=64)
-    return gptq.Plan(layers=(layer,), passes=(("mlp.down_proj",),), kept={}, blocks_differ=False)
+def plan_of(inputs: int) -> Plan:
+    layer = LinearLayer(name="mlp.down_proj", inputs=inputs, outputs=64)
+    return Plan(layers=(layer,), passes=(("mlp.down_proj",),), kept={}, blocks_differ=False)
 
 
 def test_rows_are_packed_end_to_end_without_padding() -> None:
@@ -268,11 +269,11 @@ def test_too_few_tokens_are_recorded_and_none_refused() -> None:
 def test_blocks_called_differently_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_models.build(tmp_path / "m", "qwen3_5", tied=True, hidden_size=256)
     model = plain_dense(source.folder)
-    gptq._check_blocks_take_the_same(model, tuple(UNSEEN))
+    check_blocks_take_the_same(model, tuple(UNSEEN))
     # eager attention needs a causal mask, which linear-attention blocks are not given
     model.config._attn_implementation = "eager"
     with pytest.raises(ExportError, match="different attention_mask"):
-        gptq._check_blocks_take_the_same(model, tuple(UNSEEN))
+        check_blocks_take_the_same(model, tuple(UNSEEN))
 
 
 def test_settings_read_one_width_or_several() -> None:
