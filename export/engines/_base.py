@@ -19,7 +19,7 @@ class Subject(Frozen):
     """One thing to measure: a name from the report and what its engine needs to load it.
 
     `path` is a model folder, or a `.gguf` file. `adapter` is attached to the model at `path`, unmerged.
-    `four_bit_base` loads the base in NF4, as QLoRA trained it. `weights` is the number of weights where it is known.
+    `four_bit_base` loads the base in NF4, as QLoRA trained it.
     """
 
     name: str
@@ -30,7 +30,11 @@ class Subject(Frozen):
 
 
 class Generation(Frozen):
-    """One greedy answer: its token ids (the stop token not included), and whether a stop token ended it."""
+    """One greedy answer: its token ids (the stop token not included), and whether a stop token ended it.
+
+    `seconds` is what the answer took. llama.cpp counts decoding alone; transformers cannot tell it from reading the
+    prompt, and divides a batch's time evenly. Prompts given one per call are decoded as a single stream.
+    """
 
     ids: tuple[int, ...]
     stopped: bool

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -69,8 +69,6 @@ class QuantizationRecord(Frozen):
 class Gptq(Format):
     """GPTQ folders for transformers, vLLM and other GPU runtimes, calibrated on the recipe's own training rows."""
 
-    needs_calibration: ClassVar[bool] = True
-
     bits: Annotated[tuple[Bits, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)] = Field(
         default=(4,), min_length=1, description="bits per weight: 2, 3, 4 or 8, or a list of them (one folder each)"
     )
@@ -97,6 +95,14 @@ class Gptq(Format):
     def variants(self) -> tuple[str, ...]:
         """See `Format.variants`."""
         return tuple(f"gptq-{bits}bit" for bits in dict.fromkeys(self.bits))
+
+    def settings_for(self, variant: str) -> dict[str, object]:
+        """A folder depends on its own number of bits alone, whichever others are asked for."""
+        return {**self.model_dump(mode="json", exclude={"bits"}), "variant": variant}
+
+    def calibration_rows_wanted(self) -> int:
+        """See `Format.calibration_rows_wanted`."""
+        return self.calibration_rows
 
     def check_model(self, config: dict[str, object]) -> None:
         """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""

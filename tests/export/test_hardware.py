@@ -48,6 +48,14 @@ def test_cores_honour_affinity() -> None:
     assert done.stdout.strip() == "1"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems report the peak of one process only")
+def test_peak_memory_of_a_small_process_is_small_whoever_started_it() -> None:
+    block = bytearray(b"\1") * (400 << 20)
+    code = "from export import hardware; print(hardware.peak_memory_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < len(block)
+
+
 def test_peak_memory_is_in_bytes() -> None:
     before = hardware.peak_memory_bytes()
     block = bytearray(b"\1") * (64 << 20)
