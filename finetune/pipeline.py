@@ -5,12 +5,13 @@ versions of the libraries that make it, so that a second run does only what has 
 """
 
 import random
+import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of_file, sha256_of_folder
+from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of_file, sha256_of_folder, sha256_of_json
 from export.chat import encode
 from export.compare import compare_steps, overall, worst_by_subject
 from export.formats._base import Format
@@ -132,10 +133,21 @@ class Run:
             **version_inputs(package_versions(("torch", "transformers", "peft", "trl"))),
         }
 
-        def work(out: Path) -> Adapter:
-            return self.recipe.train.train(self.base, self.splits, out, seed=self.recipe.seed, say=self._say)
+        # a checkpoint is gone on from only by a training that would make the very same adapter
+        every = self.folder / ".checkpoints"
+        own = every / sha256_of_json(inputs)[:16]
 
-        return self._stage(self.folder / "adapter", "train", inputs, work, Adapter)
+        def work(out: Path) -> Adapter:
+            for other in every.glob("*"):
+                if other != own:
+                    shutil.rmtree(other)
+            return self.recipe.train.train(
+                self.base, self.splits, out, checkpoints=own, seed=self.recipe.seed, say=self._say
+            )
+
+        adapter = self._stage(self.folder / "adapter", "train", inputs, work, Adapter)
+        shutil.rmtree(every, ignore_errors=True)
+        return adapter
 
     @cached_property
     def merged(self) -> ModelFolder:

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,14 +13,38 @@ from finetune.methods._base import LossPoint
 _PLAIN_LINES = 10
 
 
+def loss_points(log_history: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
+    """The losses in what a trainer logged, in order, those before a checkpoint it went on from included.
+
+    TRL counts tokens from 0 again after a checkpoint; here the count goes on.
+    """
+    points: list[LossPoint] = []
+    counted, earlier = 0, 0
+    for values in log_history:
+        if "loss" not in values and "eval_loss" not in values:
+            continue
+        tokens = int(values.get("num_tokens", values.get("eval_num_tokens", 0)))
+        earlier += counted if tokens < counted else 0
+        counted = tokens
+        points.append(
+            LossPoint(
+                step=int(values["step"]),
+                tokens=earlier + tokens,
+                loss=values.get("loss"),
+                valid_loss=values.get("eval_loss"),
+            )
+        )
+    return tuple(points)
+
+
 class TrainingProgress:
-    """A progress bar on a terminal, or about ten plain lines in a log file; collects the loss points either way."""
+    """A progress bar on a terminal, or about ten plain lines in a log file; stops a training that went wrong."""
 
     def __init__(self, steps: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.points: tuple[LossPoint, ...] = ()
+        self._points: tuple[LossPoint, ...] = ()
         self._steps = steps
         self._started = time.monotonic()
         self._plain = not sys.stderr.isatty()
@@ -46,21 +71,17 @@ class TrainingProgress:
 
     def logged(self, step: int, values: dict[str, float]) -> None:
         """Takes what the trainer reports after a step. Raises TrainingError when a loss is not finite."""
-        point = LossPoint(
-            step=step,
-            tokens=int(values.get("num_tokens", self.points[-1].tokens if self.points else 0)),
-            loss=values.get("loss"),
-            valid_loss=values.get("eval_loss"),
-        )
-        if point.loss is None and point.valid_loss is None:
+        found = loss_points([{**values, "step": step}])
+        if not found:
             return
+        (point,) = found
         for name, value in (("loss", point.loss), ("valid loss", point.valid_loss)):
             if value is not None and not math.isfinite(value):
                 raise TrainingError(
                     f"the {name} became {value} at step {step} of {self._steps}. Training was stopped and nothing was "
                     "saved. Lower train.learning_rate, or set model.dtype: float32 if it was float16."
                 )
-        self.points = (*self.points, point)
+        self._points = (*self._points, point)
         self._show(point)
 
     def callback(self) -> Any:
@@ -90,4 +111,4 @@ class TrainingProgress:
         return step == self._steps or step % max(1, self._steps // _PLAIN_LINES) == 0
 
     def _last(self, name: str) -> float | None:
-        return next((value for p in reversed(self.points) if (value := getattr(p, name)) is not None), None)
+        return next((value for p in reversed(self._points) if (value := getattr(p, name)) is not None), None)

@@ -27,7 +27,7 @@ class Adapter(StageResult):
 
     `base` names the model it was trained on, `base_sha256` its weights; `four_bit_base` says that the base was held in
     NF4 while training (QLoRA), which is the model the adapter fits best. `tokens` counts all tokens seen,
-    `trained_tokens` those that carried loss.
+    `trained_tokens` those that carried loss, `seconds` the time since training last started or went on.
     """
 
     base: str
@@ -52,7 +52,17 @@ class Method(Step):
         raise NotImplementedError
 
     def train(
-        self, base: "BaseModelSource", splits: "Splits", out: Path, *, seed: int, say: Callable[[str], None]
+        self,
+        base: "BaseModelSource",
+        splits: "Splits",
+        out: Path,
+        *,
+        checkpoints: Path,
+        seed: int,
+        say: Callable[[str], None],
     ) -> Adapter:
-        """Trains on the splits and writes the adapter to `out`. Raises TrainingError rather than keep a broken one."""
+        """Trains on the splits and writes the adapter to `out`. Raises TrainingError rather than keep a broken one.
+
+        `checkpoints` belongs to this very training: what an interrupted one left there is gone on from.
+        """
         raise NotImplementedError

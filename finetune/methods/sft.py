@@ -8,15 +8,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from export.chat import Conversation, encode
 from export.errors import MissingDependencyError, TrainingError
 from export.frozen import Frozen
 from finetune.base_model import BaseModelSource, guard_tied_embeddings, load_for_training, load_tokenizer
-from finetune.methods._base import Adapter, LossPoint, Method
+from finetune.methods._base import Adapter, Method
+from finetune.progress import TrainingProgress, loss_points
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 _VALID_EVALUATIONS = 4
+_CHECKPOINTS = 10
 
 
 class Lora(Frozen):
@@ -61,40 +63,54 @@ class Sft(Method):
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations to save memory; slower.")
 
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}, so that a batch "
+                "cannot be split evenly"
+            )
+        return self
+
     def check(self, config: dict[str, object]) -> None:
-        """Refuses targets that the model's tied embeddings do not allow."""
+        """Refuses targets that the model's tied embeddings do not allow, and QLoRA without bitsandbytes."""
         guard_tied_embeddings(config, self.lora.targets)
+        if self.quantization == "nf4":
+            _require_bitsandbytes()
 
     def train(
-        self, base: BaseModelSource, splits: "Splits", out: Path, *, seed: int, say: Callable[[str], None]
+        self,
+        base: BaseModelSource,
+        splits: "Splits",
+        out: Path,
+        *,
+        checkpoints: Path,
+        seed: int,
+        say: Callable[[str], None],
     ) -> Adapter:
-        """Trains an adapter and saves it in peft's format. Raises TrainingError when anything is not finite."""
-        from finetune.progress import TrainingProgress
+        """Trains an adapter and saves it in peft's format, going on from a checkpoint where there is one.
 
+        Raises TrainingError when anything is not finite.
+        """
         tokenizer = load_tokenizer(base.path)
         rows = {
             "train": self._dataset(tokenizer, splits.conversations("train"), base),
             "valid": self._dataset(tokenizer, splits.conversations("valid"), base),
         }
-        self._check_batch()
         steps = self._steps(len(rows["train"]))
         progress = TrainingProgress(steps)
-        trainer = self._trainer(base, tokenizer, rows, steps, out, seed, progress)
+        trainer = self._trainer(base, tokenizer, rows, steps, checkpoints, seed, progress)
         say(self._opening(trainer, base, len(rows["train"]), steps))
+        left = _last_checkpoint(checkpoints)
+        if left is not None:
+            say(f"train: going on from {left.name.replace('-', ' ')}, which an interrupted run left")
         started = time.monotonic()
         with progress:
-            trainer.train()
+            trainer.train(resume_from_checkpoint=None if left is None else str(left))
         seconds = time.monotonic() - started
         _require_finite(trainer.model)
         trainer.model.save_pretrained(out)
-        return self._result(base, out, trainer, progress.points, seconds, rows["train"])
-
-    def _check_batch(self) -> None:
-        if self.batch_size % self.accumulation:
-            raise TrainingError(
-                f"train.batch_size {self.batch_size} is not a multiple of train.accumulation {self.accumulation}: "
-                "a batch cannot be split evenly."
-            )
+        return self._result(base, out, trainer, seconds, rows["train"])
 
     def _steps(self, rows: int) -> int:
         """Optimizer steps of the run."""
@@ -118,7 +134,7 @@ class Sft(Method):
         tokenizer: "PreTrainedTokenizerBase",
         rows: "dict[str, Dataset]",
         steps: int,
-        out: Path,
+        checkpoints: Path,
         seed: int,
         progress: Any,
     ) -> "SFTTrainer":
@@ -126,12 +142,9 @@ class Sft(Method):
         from trl import SFTTrainer
 
         set_seed(seed)  # the adapter's first matrix is random, and is drawn when the trainer wraps the model
-        four_bit = self.quantization == "nf4"
-        if four_bit:
-            _require_bitsandbytes()
         trainer = SFTTrainer(
-            model=load_for_training(base, four_bit=four_bit),
-            args=self._arguments(base, steps, out, seed),
+            model=load_for_training(base, four_bit=self.quantization == "nf4"),
+            args=self._arguments(base, steps, checkpoints, seed),
             train_dataset=rows["train"],
             eval_dataset=rows["valid"],
             processing_class=tokenizer,
@@ -155,13 +168,13 @@ class Sft(Method):
             task_type="CAUSAL_LM",
         )
 
-    def _arguments(self, base: BaseModelSource, steps: int, out: Path, seed: int) -> "SFTConfig":
+    def _arguments(self, base: BaseModelSource, steps: int, checkpoints: Path, seed: int) -> "SFTConfig":
         import torch
         from trl import SFTConfig
 
         on_gpu = torch.cuda.is_available()
         return SFTConfig(
-            output_dir=str(out / "trainer"),
+            output_dir=str(checkpoints),
             max_steps=steps,
             per_device_train_batch_size=self.batch_size // self.accumulation,
             per_device_eval_batch_size=max(1, self.batch_size // self.accumulation),
@@ -179,7 +192,9 @@ class Sft(Method):
             eval_steps=max(1, steps // _VALID_EVALUATIONS),
             logging_steps=1,
             logging_nan_inf_filter=False,  # its default replaces a loss that is not a number by the last good one
-            save_strategy="no",
+            save_strategy="steps",
+            save_steps=max(1, steps // _CHECKPOINTS),
+            save_total_limit=1,
             report_to="none",
             disable_tqdm=True,
             seed=seed,
@@ -200,7 +215,6 @@ class Sft(Method):
         base: BaseModelSource,
         out: Path,
         trainer: "SFTTrainer",
-        points: tuple[LossPoint, ...],
         seconds: float,
         rows: "Dataset",
     ) -> Adapter:
@@ -208,6 +222,7 @@ class Sft(Method):
 
         steps = int(trainer.state.global_step)
         per_row = sum(sum(label != IGNORED for label in labels) for labels in rows["labels"]) / len(rows)
+        points = loss_points(trainer.state.log_history)
         config = next(iter(trainer.model.peft_config.values()))
         return Adapter(
             folder=out,
@@ -224,6 +239,12 @@ class Sft(Method):
             peak_memory_bytes=peak_memory_bytes(),
             losses=points,
         )
+
+
+def _last_checkpoint(checkpoints: Path) -> Path | None:
+    """The newest complete checkpoint in a folder: transformers writes the trainer's state when the weights are there."""
+    found = [path for path in checkpoints.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _require_finite(model: Any) -> None:

@@ -54,6 +54,45 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(work):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+def test_an_interrupted_training_goes_on_and_ends_where_an_uninterrupted_one_does(work, monkeypatch, capsys):
+    from finetune.progress import TrainingProgress
+
+    whole, told = _train(work / "whole")
+    logged = TrainingProgress.logged
+
+    def interrupt(self, step, values):
+        logged(self, step, values)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "logged", interrupt)
+        assert cli.main(["train", "recipe.yaml", "--out", str(work / "run")]) == cli.EXIT_INTERRUPTED
+    assert not (work / "run/adapter").exists()
+    capsys.readouterr()
+    resumed, told_again = _train(work / "run")
+    assert "going on from checkpoint 2" in capsys.readouterr().out
+    assert all(torch.allclose(whole[name], resumed[name], atol=1e-6) for name in whole)
+    assert [p["step"] for p in told_again["losses"]] == [p["step"] for p in told["losses"]]
+    assert told_again["losses"][-1]["tokens"] == told["losses"][-1]["tokens"]
+    assert not (work / "run/.checkpoints").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(work, monkeypatch, capsys):
+    from finetune.progress import TrainingProgress
+
+    def interrupt(self, step, values):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "logged", interrupt)
+        assert cli.main(["train", "recipe.yaml", "--out", str(work / "run")]) == cli.EXIT_INTERRUPTED
+    capsys.readouterr()
+    _train(work / "run", "train.lora.rank=2")
+    assert "going on" not in capsys.readouterr().out
+
+
 def test_the_adapter_tells_how_it_came_to_be(work):
     weights, told = _train(work / "run", "train.lora.rank=3")
     assert told["trainable_parameters"] == sum(tensor.numel() for tensor in weights.values())
