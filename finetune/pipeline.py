@@ -14,6 +14,7 @@ from typing import Literal, TypeVar, get_args
 from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of_file, sha256_of_folder, sha256_of_json
 from export.chat import encode
 from export.compare import compare_steps, overall, worst_by_subject
+from export.errors import TrainingError
 from export.formats._base import Format
 from export.hardware import available_cores, environment, package_versions
 from export.measure import measure
@@ -141,9 +142,13 @@ class Run:
             for other in every.glob("*"):
                 if other != own:
                     shutil.rmtree(other)
-            return self.recipe.train.train(
-                self.base, self.splits, out, checkpoints=own, seed=self.recipe.seed, say=self._say
-            )
+            try:
+                return self.recipe.train.train(
+                    self.base, self.splits, out, checkpoints=own, seed=self.recipe.seed, say=self._say
+                )
+            except TrainingError:
+                shutil.rmtree(own, ignore_errors=True)  # it would go wrong again from there
+                raise
 
         adapter = self._stage(self.folder / "adapter", "train", inputs, work, Adapter)
         shutil.rmtree(every, ignore_errors=True)

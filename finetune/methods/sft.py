@@ -242,7 +242,7 @@ class Sft(Method):
 
 
 def _last_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest complete checkpoint in a folder: transformers writes the trainer's state when the weights are there."""
+    """The newest complete checkpoint: transformers writes the trainer's state when the weights are there."""
     found = [path for path in checkpoints.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
