@@ -129,6 +129,8 @@ class Run:
             **flatten("train", self.recipe.train.model_dump(mode="json")),
             "data": self.splits.fingerprint,
             "base": self.base.weights_sha256,
+            "tokenizer": self.base.tokenizer_sha256,
+            "thinking": self.recipe.model.thinking,
             "dtype": self.base.dtype,
             "seed": self.recipe.seed,
             **version_inputs(package_versions(("torch", "transformers", "peft", "trl"))),
@@ -191,6 +193,7 @@ class Run:
             "merged": self._merged_sha256,
             "calibration": self.splits.fingerprint if rows else None,
             "seed": self.recipe.seed if rows else None,
+            "thinking": self.recipe.model.thinking if rows else None,
             **version_inputs(step.tool_versions()),
         }
 
