@@ -1,5 +1,7 @@
 """The base model: where it is, what it is, its tokenizer as we train and ship it, and how it is loaded for training."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,23 +10,36 @@ from export.artifacts import read_model_config, sha256_of_file, sha256_of_json
 from export.chat import Message, render
 from export.errors import ModelError, RecipeError
 from export.frozen import Frozen
+from export.loading import open_model, open_tokenizer
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from finetune.recipe import ModelSettings
 
 # Qwen's own padding token; where it exists it pads, so that padding is never mistaken for the end of a turn.
 _PADDING = "<|endoftext|>"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 class BaseModelSource(Frozen):
-    """A base model on this machine. `weights_sha256` identifies its weights, `config` is its config.json."""
+    """A base model on this machine.
+
+    `sha256` identifies everything that is used of it (weights, configuration, tokenizer); `tokenizer_sha256` its
+    tokenizer alone. `config` is the content of config.json.
+    """
 
     name: str
     path: Path
-    weights_sha256: str
+    sha256: str
     tokenizer_sha256: str
     config: dict[str, Any]
     dtype: str
@@ -58,8 +73,8 @@ def open_base(settings: "ModelSettings") -> BaseModelSource:
     return BaseModelSource(
         name=settings.name,
         path=path,
-        weights_sha256=_hash_files(path, "*.safetensors"),
-        tokenizer_sha256=_hash_files(path, "tokenizer*", "chat_template*", "vocab.json", "merges.txt"),
+        sha256=_hash_files(path, "*.safetensors", "config.json", "generation_config.json", *_TOKENIZER_FILES),
+        tokenizer_sha256=_hash_files(path, *_TOKENIZER_FILES),
         config=config,
         dtype=compute_dtype() if settings.dtype == "auto" else settings.dtype,
         thinking=settings.thinking,
@@ -73,9 +88,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     it comes, such a model never learns to stop. Padding uses a token that is not the turn end, so that the end is
     never masked as padding. Raises ModelError when there is no chat template or it ends turns with plain text.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = open_tokenizer(folder)
     if not tokenizer.is_fast:
         raise ModelError(f"{folder} has no tokenizer.json: its tokenizer cannot say where in the text a token lies.")
     if tokenizer.chat_template is None:
@@ -89,23 +102,30 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 def load_for_training(base: BaseModelSource, *, four_bit: bool) -> "PreTrainedModel":
     """The base model's weights in its computing type, or in NF4 with double quantization for QLoRA."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     dtype: torch.dtype = getattr(torch, base.dtype)
-    if not four_bit:
-        return AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype, local_files_only=True)
-    return AutoModelForCausalLM.from_pretrained(
-        base.path, dtype=dtype, quantization_config=nf4_config(dtype), local_files_only=True
-    )
+    return open_model(base.path, dtype=dtype, four_bit_compute=dtype if four_bit else None).model
 
 
-def nf4_config(dtype: "torch.dtype") -> Any:
-    """The 4-bit form that QLoRA trains on (Dettmers et al. 2023, section 3): NF4 with double quantization."""
-    from transformers import BitsAndBytesConfig
+def copy_tokenizer(source: Path, tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
+    """Copies the tokenizer's files byte for byte; only the names of the end and padding tokens may be changed.
 
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    Re-saving a tokenizer can change its files in ways that converters no longer recognise (llama.cpp identifies a
+    pre-tokenizer by what it does to a test string).
+    """
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+    path = out / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    wanted = {"eos_token": str(tokenizer.eos_token), "pad_token": str(tokenizer.pad_token)}
+    if any(_token_text(config.get(key)) != value for key, value in wanted.items()):
+        path.write_text(json.dumps({**config, **wanted}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _token_text(value: object) -> object:
+    """A token of tokenizer_config.json, which is a string or an object with its content."""
+    return value.get("content") if isinstance(value, dict) else value
 
 
 def guard_tied_embeddings(config: dict[str, object], targets: str | Sequence[str]) -> None:

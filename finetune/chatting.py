@@ -92,8 +92,8 @@ def _adapter_subject(path: Path) -> Subject:
     if not (base / "config.json").is_file():
         raise ModelError(f"the adapter {path} was trained on {base}, which is not on this machine.")
     manifest = read_manifest(path)
-    four_bit = bool(manifest and manifest.result.get("four_bit_base"))
-    return Subject(name=path.name, engine="hf", path=base, adapter=path, four_bit_base=four_bit)
+    compute = manifest.result["dtype"] if manifest and manifest.result.get("four_bit_base") else None
+    return Subject(name=path.name, engine="hf", path=base, adapter=path, four_bit_compute=compute)
 
 
 def _folder_partner(subject: Subject) -> Partner:

@@ -1,30 +1,19 @@
 """Folds an adapter into the weights it was trained beside: the 16-bit model that every export starts from."""
 
 import hashlib
-import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifacts import ModelFolder
 from export.engines.hf import quiet_gptqmodel
 from export.errors import ModelError
-from finetune.base_model import BaseModelSource, load_tokenizer, nf4_config
+from export.loading import open_model
+from finetune.base_model import BaseModelSource, copy_tokenizer, load_tokenizer
 from finetune.methods._base import Adapter
 from finetune.recipe import MergeSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 
 
 def merge(adapter: Adapter, base: BaseModelSource, settings: MergeSettings, out: Path) -> ModelFolder:
@@ -49,39 +38,15 @@ def merge(adapter: Adapter, base: BaseModelSource, settings: MergeSettings, out:
     )
 
 
-def copy_tokenizer(source: Path, tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:
-    """Copies the tokenizer's files byte for byte; only the names of the end and padding tokens may be changed.
-
-    Re-saving a tokenizer can change its files in ways that converters no longer recognise (llama.cpp identifies a
-    pre-tokenizer by what it does to a test string).
-    """
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
-    path = out / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    wanted = {"eos_token": str(tokenizer.eos_token), "pad_token": str(tokenizer.pad_token)}
-    if any(_token_text(config.get(key)) != value for key, value in wanted.items()):
-        path.write_text(json.dumps({**config, **wanted}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _token_text(value: object) -> object:
-    """A token of tokenizer_config.json, which is a string or an object with its content."""
-    return value.get("content") if isinstance(value, dict) else value
-
-
 def _merged_model(adapter: Adapter, base: BaseModelSource, settings: MergeSettings) -> "PreTrainedModel":
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     if settings.onto == "nf4":
-        quantized = AutoModelForCausalLM.from_pretrained(
-            base.path, dtype=torch.float32, quantization_config=nf4_config(torch.float32), local_files_only=True
-        )
+        quantized: Any = open_model(base.path, dtype=torch.float32, four_bit_compute=torch.float32).model
         dense = quantized.dequantize().to(torch.float32)
     else:
-        dense = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32, local_files_only=True)
+        dense = open_model(base.path, dtype=torch.float32).model
     model = PeftModel.from_pretrained(dense, adapter.folder).merge_and_unload(safe_merge=True)
     return model.to(getattr(torch, settings.dtype))
 

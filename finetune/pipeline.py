@@ -128,12 +128,11 @@ class Run:
         inputs = {
             **flatten("train", self.recipe.train.model_dump(mode="json")),
             "data": self.splits.fingerprint,
-            "base": self.base.weights_sha256,
-            "tokenizer": self.base.tokenizer_sha256,
+            "base": self.base.sha256,
             "thinking": self.recipe.model.thinking,
             "dtype": self.base.dtype,
             "seed": self.recipe.seed,
-            **version_inputs(package_versions(("torch", "transformers", "peft", "trl"))),
+            **version_inputs(package_versions(("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes"))),
         }
 
         # a checkpoint is gone on from only by a training that would make the very same adapter
@@ -162,8 +161,8 @@ class Run:
         inputs = {
             **flatten("merge", self.recipe.merge.model_dump(mode="json")),
             "adapter": sha256_of_file(self.adapter.folder / "adapter_model.safetensors"),
-            "base": self.base.weights_sha256,
-            **version_inputs(package_versions(("torch", "transformers", "peft"))),
+            "base": self.base.sha256,
+            **version_inputs(package_versions(("torch", "transformers", "peft", "bitsandbytes"))),
         }
 
         def work(out: Path) -> ModelFolder:
@@ -218,4 +217,5 @@ class Run:
             step.check_model(self.base.config)
 
     def _stage(self, folder: Path, stage: str, inputs: Inputs, work: Callable[[Path], R], result_type: type[R]) -> R:
+        inputs = {**inputs, **version_inputs(package_versions(("fieldtune",)))}
         return run_stage(folder, stage, inputs, work, result_type, self._say)

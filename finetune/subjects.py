@@ -33,7 +33,7 @@ def subjects_of_run(
     """Every subject of a run, the reference first."""
     return (
         _dense("merged", merged.folder, sha256_of_folder(merged.folder), run_folder),
-        _dense("base", base.path, base.weights_sha256, run_folder),
+        _dense("base", base.path, base.sha256, run_folder),
         _attached(adapter, base, run_folder),
         *(_exported(model, run_folder) for model in exports),
     )
@@ -84,10 +84,9 @@ def _dense(name: str, path: Path, sha256: str, run_folder: Path) -> MeasuredSubj
 def _attached(adapter: Adapter, base: BaseModelSource, run_folder: Path) -> MeasuredSubject:
     """The adapter beside its base, which is held in NF4 when it was trained so; bytes are those of both on disk."""
     own, below = weight_facts(adapter.folder, "adapter_model.safetensors"), weight_facts(base.path)
-    sha256 = sha256_of_json([sha256_of_folder(adapter.folder), base.weights_sha256])
-    subject = Subject(
-        name="adapter", engine="hf", path=base.path, adapter=adapter.folder, four_bit_base=adapter.four_bit_base
-    )
+    sha256 = sha256_of_json([sha256_of_folder(adapter.folder), base.sha256])
+    compute = adapter.dtype if adapter.four_bit_base else None
+    subject = Subject(name="adapter", engine="hf", path=base.path, adapter=adapter.folder, four_bit_compute=compute)
     size_bytes = own.size_bytes + below.size_bytes
     return MeasuredSubject(
         candidate=Candidate(subject=subject, sha256=sha256, size_bytes=size_bytes),

@@ -5,7 +5,7 @@ Engines are given token ids, never text, so that all of them see the same input.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from export.artifacts import EngineName
 from export.frozen import Frozen
@@ -19,14 +19,14 @@ class Subject(Frozen):
     """One thing to measure: a name from the report and what its engine needs to load it.
 
     `path` is a model folder, or a `.gguf` file. `adapter` is attached to the model at `path`, unmerged.
-    `four_bit_base` loads the base in NF4, as QLoRA trained it.
+    `four_bit_compute` holds the base in NF4 that computes in that type, as QLoRA trained it.
     """
 
     name: str
     engine: EngineName
     path: Path
     adapter: Path | None = None
-    four_bit_base: bool = False
+    four_bit_compute: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class Generation(Frozen):

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from export.artifacts import read_model_config
 from export.engines._base import Engine, Generation, Subject
-from export.errors import EngineError, MissingDependencyError
+from export.errors import EngineError, MissingDependencyError, ModelError
+from export.loading import open_model, open_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +40,10 @@ def load(subject: Subject, *, vocabulary_size: int | None, threads: int) -> Engi
 def load_hf(subject: Subject, *, vocabulary_size: int | None, threads: int) -> "HfEngine":
     """`load`, typed as the engine it returns."""
     import torch
-    from transformers import AutoTokenizer
 
     torch.set_num_threads(threads)
     model = _load_model(subject)
-    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(subject))
+    tokenizer = open_tokenizer(_tokenizer_folder(subject))
     return HfEngine(model, vocabulary_size or len(tokenizer), _stop_ids(model, tokenizer))
 
 
@@ -173,18 +173,15 @@ def _eager() -> Iterator[None]:
 
 
 def _load_model(subject: Subject) -> Any:
-    from transformers import AutoModelForCausalLM
+    import torch
 
     config = read_model_config(subject.path)
-    quantized = "quantization_config" in config
-    settings: dict[str, Any] = {"dtype": _dtype(), "device_map": _device()}
-    if subject.four_bit_base:
-        settings["quantization_config"] = _four_bit()
+    compute = None if subject.four_bit_compute is None else getattr(torch, subject.four_bit_compute)
     try:
-        with quiet_gptqmodel() if quantized else contextlib.nullcontext():
-            model, found = AutoModelForCausalLM.from_pretrained(subject.path, output_loading_info=True, **settings)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise EngineError(f"transformers cannot load {subject.path}: {error}") from error
+        with quiet_gptqmodel() if "quantization_config" in config else contextlib.nullcontext():
+            model, found = open_model(subject.path, dtype=_dtype(), four_bit_compute=compute, device=_device())
+    except ModelError as error:
+        raise EngineError(str(error)) from error
     _refuse_wrong_weights(subject.path, found)
     if subject.adapter is not None:
         model = _attach(model, subject.adapter)
@@ -216,19 +213,6 @@ def _attach(model: Any, adapter: Path) -> Any:
             return PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError, RuntimeError, UserWarning) as error:
         raise EngineError(f"the adapter in {adapter} does not fit the model: {error}") from error
-
-
-def _four_bit() -> Any:
-    """NF4 with double quantization: how QLoRA stores the base (Dettmers et al. 2023, arXiv 2305.14314, section 3)."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32 if _dtype() == torch.float32 else torch.bfloat16,
-    )
 
 
 def _device() -> str:

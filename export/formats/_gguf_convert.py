@@ -14,6 +14,7 @@ from typing import Any
 
 from export.artifacts import Fallback
 from export.errors import ExportError
+from export.loading import open_tokenizer
 
 FLOAT16_MAX = 65504.0
 LAST_LINES = 6
@@ -80,12 +81,11 @@ def _largest_weights(folder: Path) -> Iterator[tuple[str, int, float]]:
 def _converter_type(folder: Path) -> Any:
     """The converter's class for the folder's architecture, with our corrections."""
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-    from transformers import AutoTokenizer
 
     architecture = get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT)
     base: Any = get_model_class(architecture)
     known_name = pre_tokenizer_name(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_tokenizer(folder)
 
     class Converter(base):
         model_arch = base.model_arch

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from export.artifacts import read_model_config
 from export.engines._llama_model import open_vocabulary
 from export.errors import ExportError
+from export.loading import open_tokenizer
 
 
 class StoredTensor(NamedTuple):
@@ -45,9 +46,7 @@ def verify_tokenizer(path: Path, folder: Path) -> None:
 
     Compared through llama.cpp itself, so that what is checked is what a device will do.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_tokenizer(folder)
     expected_stops = {int(tokenizer.eos_token_id), *generation_stops(folder)}
     with open_vocabulary(path) as vocabulary:
         template = vocabulary.chat_template()

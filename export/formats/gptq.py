@@ -35,6 +35,7 @@ from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_sam
 from export.formats._gptq_recording import ModuleRecord, recording
 from export.frozen import Frozen
 from export.hardware import compute_dtype, package_versions
+from export.loading import open_model
 
 if TYPE_CHECKING:
     import torch
@@ -219,9 +220,8 @@ class Gptq(Format):
         """Quantizes the model at `source` and saves it; the layers' records, and the dense model's weight count."""
         import torch
         from optimum.gptq import GPTQQuantizer
-        from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, computed_in))
+        model = open_model(source, dtype=getattr(torch, computed_in)).model
         weights = sum(parameter.numel() for parameter in model.parameters())
         quantizer = GPTQQuantizer(
             bits=bits,

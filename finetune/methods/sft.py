@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from export.chat import Conversation, encode
-from export.errors import MissingDependencyError, TrainingError
+from export.errors import TrainingError
 from export.frozen import Frozen
-from finetune.base_model import BaseModelSource, guard_tied_embeddings, load_for_training, load_tokenizer
+from export.loading import require_bitsandbytes
+from finetune.base_model import (
+    BaseModelSource,
+    copy_tokenizer,
+    guard_tied_embeddings,
+    load_for_training,
+    load_tokenizer,
+)
 from finetune.methods._base import Adapter, Method
 from finetune.progress import TrainingProgress, loss_points
 
@@ -76,7 +83,7 @@ class Sft(Method):
         """Refuses targets that the model's tied embeddings do not allow, and QLoRA without bitsandbytes."""
         guard_tied_embeddings(config, self.lora.targets)
         if self.quantization == "nf4":
-            _require_bitsandbytes()
+            require_bitsandbytes()
 
     def train(
         self,
@@ -110,6 +117,7 @@ class Sft(Method):
         seconds = time.monotonic() - started
         _require_finite(trainer.model)
         trainer.model.save_pretrained(out)
+        copy_tokenizer(base.path, tokenizer, out)  # with the turn end it was trained to stop at
         return self._result(base, out, trainer, seconds, rows["train"])
 
     def _steps(self, rows: int) -> int:
@@ -151,6 +159,9 @@ class Sft(Method):
             peft_config=self._lora_config(),
             callbacks=[progress.callback()],
         )
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # TRL casts a QLoRA adapter to bfloat16, whatever the processor
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dictionary beside the progress
         return trainer
 
@@ -173,6 +184,11 @@ class Sft(Method):
         from trl import SFTConfig
 
         on_gpu = torch.cuda.is_available()
+        if torch.cuda.device_count() > 1:
+            raise TrainingError(
+                f"this machine shows {torch.cuda.device_count()} GPUs, and training uses one: with more, a batch would "
+                "hold more rows than the recipe says. Choose one, for example with CUDA_VISIBLE_DEVICES=0."
+            )
         return SFTConfig(
             output_dir=str(checkpoints),
             max_steps=steps,
@@ -227,7 +243,7 @@ class Sft(Method):
         return Adapter(
             folder=out,
             base=base.name,
-            base_sha256=base.weights_sha256,
+            base_sha256=base.sha256,
             four_bit_base=self.quantization == "nf4",
             dtype=base.dtype,
             targets=tuple(sorted({name.rpartition(".")[2] for name in config.target_modules})),
@@ -257,13 +273,6 @@ def _require_finite(model: Any) -> None:
                 f"after training, {name} holds values that are not finite. Nothing was saved. Lower "
                 "train.learning_rate, or set model.dtype: float32 if it was float16."
             )
-
-
-def _require_bitsandbytes() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise MissingDependencyError("bitsandbytes", "train.quantization: nf4", "pip install 'fieldtune[qlora]'")
 
 
 step = Sft

@@ -147,7 +147,7 @@ def test_an_adapter_with_lost_weights_is_refused(own_folder: Path, tmp_path: Pat
 
 
 def test_a_four_bit_base_is_near_the_dense_one(own_folder: Path) -> None:
-    four_bit = load(own_folder, four_bit_base=True)
+    four_bit = load(own_folder, four_bit_compute="float32")
     assert four_bit.kernel is not None
     assert load(own_folder).kernel is None
     dense, seen = (e.log_probs(IDS, range(1, 60)) for e in (load(own_folder), four_bit))

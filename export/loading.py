@@ -1,0 +1,80 @@
+"""The one place where a Hugging Face folder is opened: local files only, never the code that a folder brings along.
+
+What transformers raises about a broken folder becomes a ModelError that names it. Which weights were missing or
+unexpected is handed back, because transformers fills them with random numbers and goes on.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from export.errors import MissingDependencyError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Opened(NamedTuple):
+    """A loaded model, and transformers' account of the weights it did not find or did not expect."""
+
+    model: "PreTrainedModel"
+    found: dict[str, Any]
+
+
+def open_model(
+    folder: Path, *, dtype: "torch.dtype", four_bit_compute: "torch.dtype | None" = None, device: str | None = None
+) -> Opened:
+    """The causal language model in `folder`, its weights in `dtype`, or in NF4 that computes in `four_bit_compute`.
+
+    Raises ModelError when the folder is broken or its model is none that transformers knows.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "local_files_only": True}
+    if device is not None:
+        settings["device_map"] = device
+    if four_bit_compute is not None:
+        settings["quantization_config"] = nf4_config(four_bit_compute)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        raise ModelError(f"transformers cannot load the model in {folder}: {_first_lines(error)}") from error
+    return Opened(model, found)
+
+
+def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in `folder`, as it comes. Raises ModelError when there is none, or it is broken."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the Rust library raises bare Exception for a broken tokenizer.json
+        raise ModelError(f"transformers cannot load the tokenizer in {folder}: {_first_lines(error)}") from error
+
+
+def nf4_config(compute: "torch.dtype") -> Any:
+    """The 4-bit form that QLoRA trains on (Dettmers et al. 2023, section 3): NF4 with double quantization.
+
+    Raises MissingDependencyError without bitsandbytes.
+    """
+    from transformers import BitsAndBytesConfig
+
+    require_bitsandbytes()
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def require_bitsandbytes() -> None:
+    """Raises MissingDependencyError, with the command that installs it, when bitsandbytes is not there."""
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            "bitsandbytes", "NF4 (train.quantization, merge.onto)", "pip install 'fieldtune[qlora]'"
+        )
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]
