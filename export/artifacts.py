@@ -6,6 +6,7 @@ model; `export.stage` writes and reads these objects.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ from export.errors import ModelError
 from export.frozen import Frozen
 
 EngineName = Literal["hf", "llama_cpp"]
+
+# The first words of a pointer file (git-lfs, docs/spec.md).
+_GIT_LFS = b"version https://git-lfs"
 
 
 class StageResult(Frozen):
@@ -95,11 +99,37 @@ def size_of_folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a UTF-8 file whole or not at all: a reader, or a crash, never meets half of it.
+
+    Raises OSError when it cannot be written; what stood there before is kept then.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(partial, path)  # noqa: PTH105 - named for what it does: it replaces on every system
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def is_git_lfs_pointer(path: Path) -> bool:
+    """Whether a file is the few lines that Git LFS leaves where it has not fetched the content."""
+    with path.open("rb") as file:
+        return file.read(len(_GIT_LFS)) == _GIT_LFS
+
+
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The model folder's config.json. Raises ModelError when the folder holds no model."""
+    """The model folder's config.json. Raises ModelError when the folder holds no model, or a broken config."""
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} is not a model folder: it has no config.json. Give a Hugging Face folder.")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(config, dict)
+    if is_git_lfs_pointer(path):
+        raise ModelError(f"{path} is a Git LFS pointer, not the file itself. Run 'git lfs pull' in {folder}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}. Fetch or save the model again.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}; expected a JSON object. Fetch the model again.")
     return config

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,10 @@ PACKAGES = (
 
 
 class Environment(Frozen):
-    """Where a run took place. `accelerator` and `git_commit` are None where there is none."""
+    """Where a run took place. `accelerator` and `git_commit` are None where there is none.
+
+    `git_commit` ends in -dirty when tracked files differ from the commit.
+    """
 
     python: str
     platform: str
@@ -73,7 +77,7 @@ def environment() -> Environment:
         memory_bytes=_memory_bytes(),
         accelerator=_accelerator(),
         packages=package_versions(PACKAGES),
-        git_commit=_git_commit(Path(__file__).parent),
+        git_commit=_git_commit(Path(__file__).resolve().parents[1]),
     )
 
 
@@ -140,10 +144,33 @@ def _accelerator() -> str | None:
 
 
 def _git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that `folder` is in; None when it is not in one or git is not installed."""
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    """The commit of the checkout of this project whose top level is `folder`; None where there is none, or no git.
+
+    An installed package may lie in another project's repository, whose commit says nothing about it.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.resolve() or _project_name(folder) != "fieldtune":
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _project_name(folder: Path) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+    except (OSError, ValueError):
+        return None
+    return str(project.get("name"))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What a git command prints; None when it fails or git is not installed."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

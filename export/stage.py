@@ -7,16 +7,18 @@ of names to values, so that a second run can say which of them changed.
 
 import errno
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from export.artifacts import StageResult
-from export.errors import StorageError
+from export.errors import FieldtuneError, StorageError
 from export.frozen import Frozen
 
 MANIFEST = "manifest.json"
@@ -46,6 +48,7 @@ def run_stage(
     `work` is given an empty folder to write into and returns a result that names it. Raises StorageError when the
     disk is full or the folder cannot be written; whatever is raised, the partial folder is removed.
     """
+    _recover(folder)
     manifest = read_manifest(folder)
     if manifest is not None and manifest.inputs == dict(inputs) and (kept := _load(folder, manifest, result_type)):
         say(f"{stage}: already done, nothing it depends on has changed ({folder})")
@@ -80,22 +83,119 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes `folder`, where there is none, and keeps every other process out of it that asks in the same way.
+
+    On the way out the lock's file goes, and so does a folder that was made here and is still empty. Without a lock
+    where the system or the file system has none. Raises StorageError when another process is at work in the folder.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    try:
+        descriptor = _lock(path)
+        try:
+            yield
+        finally:
+            # removed while it is held, so that nobody else's is removed
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+    finally:
+        with suppress(OSError):  # not empty: then it stays, and so do those above it
+            for place in made:
+                place.rmdir()
+
+
+def _lock(path: Path) -> int:
+    """A descriptor of the file at `path`, with the lock on it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StorageError(
+                f"another fieldtune is at work in {path.parent}. Wait for it to end, or choose another folder with "
+                "--out."
+            ) from None
+        except OSError:  # a network file system without locks
+            return descriptor
+        # between opening and locking, the one before us may have removed the file: that lock would hold nobody back
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, is a disk or a quota without room."""
+    return any(_says_full(seen) for seen in _chain(error))
+
+
 def storage_problem(error: BaseException, folder: Path) -> StorageError | None:
-    """A StorageError that says what to do, when `error` or what caused it is a full or unwritable disk."""
+    """What to do about `error`, when it or what caused it is the system's refusal of a file: a full disk, no
+    permission, a path that does not lead anywhere. None for anything else.
+
+    `folder` is what was being written, where the error does not name it. An error of this project's own already says
+    what is wrong, unless the disk was full.
+    """
+    if disk_is_full(error):
+        free = shutil.disk_usage(next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())).free
+        return StorageError(
+            f"the disk is full: writing {folder} stopped with {free / 1e6:,.0f} MB free. "
+            "Nothing half-written was kept. Free some space, or choose another place with --out."
+        )
+    if isinstance(error, FieldtuneError):
+        return None
+    refusals = (seen for seen in _chain(error) if isinstance(seen, OSError) and seen.errno is not None)
+    refusal = next((seen for seen in refusals if seen.filename is not None or isinstance(seen, PermissionError)), None)
+    return None if refusal is None else StorageError(_refused(refusal, folder))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those it came from; one raised `from None` came from nothing."""
     seen: BaseException | None = error
     while seen is not None:
-        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        # safetensors and Rust writers report the same condition as text
-        if full or "No space left on device" in str(seen) or "File too large" in str(seen):
-            free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-            return StorageError(
-                f"the disk is full: writing {folder} stopped with {free / 1e6:,.0f} MB free. "
-                "Nothing half-written was kept. Free some space, or choose another place with --out."
-            )
-        if isinstance(seen, PermissionError):
-            return StorageError(f"{seen.filename or folder} cannot be written. Choose another place with --out.")
-        seen = seen.__cause__ or seen.__context__
-    return None
+        yield seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def _says_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # safetensors and Rust writers report the same condition as text
+    return full or "No space left on device" in str(error) or "File too large" in str(error)
+
+
+def _refused(error: OSError, folder: Path) -> str:
+    """A sentence on what is wrong with a path, and one on what to do."""
+    named = error.filename
+    path = Path(os.fsdecode(named)) if isinstance(named, str | bytes | os.PathLike) else folder
+    if isinstance(error, PermissionError):
+        return f"{path} cannot be {_denied(path)}: permission denied. Change its permissions, or choose another place."
+    if isinstance(error, FileNotFoundError):
+        missing = path if path.parent.is_dir() else path.parent
+        return f"there is no {'file or folder' if missing == path else 'folder'} {missing}. Make it, or name another."
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        above = next((place for place in (path, *path.parents) if place.is_file()), path)
+        return f"{above} is a file where a folder is expected. Choose another place."
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder; expected a file."
+    return f"{path} cannot be used: {(error.strerror or str(error)).lower()}. Choose another place."
+
+
+def _denied(path: Path) -> str:
+    """Which access to `path` was denied, as far as can be known afterwards."""
+    try:
+        exists = path.exists()
+    except OSError:
+        return "reached"
+    if not exists or os.access(path, os.R_OK):
+        return "written"
+    return "read" if os.access(path, os.W_OK) else "read or written"
 
 
 def flatten(section: str, value: Any) -> dict[str, str | int | float | bool | None]:
@@ -137,9 +237,24 @@ def _short(value: object) -> str:
 
 def _replace(folder: Path, partial: Path) -> None:
     """Gives the partial folder its final name; an earlier result is removed only when the new one is complete."""
-    replaced = folder.with_name(f".{folder.name}.replaced")
+    replaced = _replaced(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+    finally:
+        _recover(folder)
+
+
+def _recover(folder: Path) -> None:
+    """Puts an earlier result back that was moved aside for one that never took its place, or removes it."""
+    replaced = _replaced(folder)
     if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.exists():
+        replaced.rename(folder)
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")

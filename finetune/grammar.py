@@ -272,7 +272,17 @@ def draw_command(grammar: Grammar, rng: random.Random) -> dict[str, str]:
     command = draw.say(rng.choice(fitting))
     chosen: dict[str, JsonValue] = {name: draw.value_of(name).value for name in intent.options if name in options}
     action = canonical(fill_action(intent.action, draw, chosen))
-    return make_row(draw, command, action, action)
+    return make_row(draw, command, action, combination_of(intent, chosen, action, command))
+
+
+def combination_of(intent: Intent, chosen: Mapping[str, JsonValue], action: str, command: str) -> str:
+    """The group of a row: its action, where two slots or more are combined in it.
+
+    An action of a single slot combines nothing: held back as a whole, it would ask for something that training never
+    mentioned. Its rows are grouped by their words instead, so that the held-out part asks in words never heard.
+    """
+    filled = len({*SLOT.findall(json.dumps(intent.action))} - {"options"}) + len(chosen)
+    return action if filled >= 2 else f"{action} {command}"
 
 
 def draw_out_of_scope(grammar: Grammar, rng: random.Random) -> dict[str, str]:

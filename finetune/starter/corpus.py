@@ -1,9 +1,8 @@
 """Makes the starter model's training text: an endless, seeded stream of short English and Chinese documents.
 
-Every document is drawn from the small world of ``world.py``: stories, facts, translations, questions, sums, refusals,
-exercises in looking back (``recall.py``), and small ChatML tasks answered with JSON (``structured.py``). The same seed
-gives the same stream. Nothing here is taken from anywhere else, and nothing here knows the commands of
-``data_templates``: those are what fine-tuning must teach.
+Every document is drawn from the small world of ``world.py``: stories, facts, translations, questions, sums, and
+(``structured.py``) small ChatML tasks answered with JSON. The same seed gives the same stream. Nothing here is taken
+from anywhere else, and nothing here knows the commands of ``data_templates``: those are what fine-tuning must teach.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from finetune.starter import recall, structured
+from finetune.starter import structured
 from finetune.starter.world import (
     Frame,
     Language,
@@ -102,15 +101,11 @@ def translate_request(rng: random.Random, text: str, target: Language) -> str:
 
 
 def translate_words(world: World, rng: random.Random) -> str:
-    """A dialogue that translates words, and now and then a sentence, turn by turn."""
+    """A dialogue that translates single words, turn by turn."""
     target, turns = draw_language(rng), []
     for _ in range(rng.randint(2, 5)):
         filling = Scene(world, rng).fill(rng.choice(list(world.lexicon)))
-        english, chinese = filling.en, filling.zh
-        if rng.random() < 0.2:
-            scene, frame = draw_sentence(world, rng)
-            english, chinese = scene.render(frame, "en"), scene.render(frame, "zh")
-        source, answer = (chinese, english) if target == "en" else (english, chinese)
+        source, answer = (filling.zh, filling.en) if target == "en" else (filling.en, filling.zh)
         turns += [("user", source), ("assistant", answer)]
     return chat([("system", f"Translate into {LANGUAGE_NAMES[target][0]}."), *turns])
 
@@ -163,6 +158,30 @@ def sums(world: World, rng: random.Random) -> str:
     return with_system(rng, "You are good at sums.", turns)
 
 
+def draw_copy_text(world: World, rng: random.Random) -> str:
+    """Something to copy: words, digits, letters or a sentence."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        scene, frame = draw_sentence(world, rng)
+        return scene.render(frame, draw_language(rng))
+    if kind == 1:
+        return "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
+    if kind == 2:
+        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz_", k=rng.randint(4, 12)))
+    categories = rng.choices(list(world.lexicon), k=rng.randint(2, 6))
+    return " ".join(str(Scene(world, rng).fill(category).value) for category in categories)
+
+
+def copying(world: World, rng: random.Random) -> str:
+    """Repeat what was said, exactly."""
+    ask = rng.choice(["Repeat: {}", "Say this again: {}", "Copy: {}", "重复：{}", "照着写：{}"])
+    turns: list[tuple[str, str]] = []
+    for _ in range(rng.randint(1, 3)):
+        text = draw_copy_text(world, rng)
+        turns += [("user", ask.format(text)), ("assistant", text)]
+    return with_system(rng, rng.choice(["You repeat what you hear.", "你是回声。"]), turns)
+
+
 def refusing(world: World, rng: random.Random) -> str:
     """A harmful request and a plain refusal in the same language."""
     language = draw_language(rng)
@@ -176,22 +195,20 @@ def refusing(world: World, rng: random.Random) -> str:
 def generators() -> dict[Generator, float]:
     """Every kind of document and how often it is drawn."""
     return {
-        story: 8,
-        statements: 4,
-        dictionary: 6,
-        word_list: 1,
-        translate_words: 7,
-        translate_sentences: 11,
-        parallel_text: 4,
-        reading: 10,
+        story: 9,
+        statements: 5,
+        dictionary: 8,
+        word_list: 2,
+        translate_words: 8,
+        translate_sentences: 12,
+        parallel_text: 5,
+        reading: 8,
         sums: 2,
+        copying: 5,
         refusing: 2,
-        recall.copying: 8,
-        recall.repetition: 8,
-        recall.lookup: 8,
-        structured.standard_names: 7,
-        structured.clock_times: 5,
-        structured.extraction: 32,
+        structured.standard_names: 6,
+        structured.clock_times: 3,
+        structured.extraction: 30,
         structured.topic_filter: 5,
     }
 

@@ -105,9 +105,9 @@ def next_token_loss(model: Qwen3ForCausalLM, windows: torch.Tensor) -> torch.Ten
     import torch
 
     with torch.autocast("cpu", torch.bfloat16):
-        states = model.model(input_ids=windows).last_hidden_state[:, :-1].flatten(0, 1)
-        logits = model.lm_head(states)
-    return torch.nn.functional.cross_entropy(logits.float(), windows[:, 1:].flatten())
+        logits = model(input_ids=windows).logits
+    targets = windows[:, 1:].reshape(-1)
+    return torch.nn.functional.cross_entropy(logits[:, :-1].float().reshape(-1, VOCABULARY_SIZE), targets)
 
 
 def evaluate(model: Qwen3ForCausalLM, windows: torch.Tensor) -> float:
@@ -126,7 +126,7 @@ class Pretraining:
 
     def __init__(self, settings: Settings, out: Path) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import Qwen3ForCausalLM
 
         torch.manual_seed(settings.seed)
         self.settings = settings
@@ -135,8 +135,7 @@ class Pretraining:
         self.tokenizer: PreTrainedTokenizerFast = load_or_train_tokenizer(settings.seed, out, self.held_out_documents)
         ordered = iter(first_documents(f"{settings.seed}:held-out", HELD_OUT_DOCUMENTS))
         self.held_out = torch.tensor(fill_windows(ordered, self.tokenizer, HELD_OUT_WINDOWS))
-        # On a CPU, the backward pass of fused attention takes longer than that of plain ("eager") attention.
-        self.model: Qwen3ForCausalLM = AutoModelForCausalLM.from_config(model_config(), attn_implementation="eager")
+        self.model: Qwen3ForCausalLM = Qwen3ForCausalLM(model_config())
         self.optimizer = make_optimizer(self.model, settings)
         self.history = History()
 

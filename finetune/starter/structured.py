@@ -100,12 +100,9 @@ def usual_fields(domain: Domain, told: Told, rng: random.Random) -> tuple[str, s
     return system, compact({domain.names[slot][0]: value for slot, value in told.values.items()})
 
 
-LAYOUTS = (named_fields, named_fields, grouped_fields, usual_fields)
-
-
 def extraction(world: World, rng: random.Random) -> str:
-    """A sentence turned into JSON."""
-    domain, layout = rng.choice(list(world.domains.values())), rng.choice(LAYOUTS)
+    """One or two sentences turned into JSON under the same instructions."""
+    domain, layout = rng.choice(list(world.domains.values())), rng.choice([named_fields, grouped_fields, usual_fields])
     told = tell(world, domain, rng, draw_language(rng))
     system, answer = layout(domain, told, rng)
     return chat([("system", system), ("user", told.sentence), ("assistant", answer)])
