@@ -5,6 +5,7 @@ favourable end of the interval is outside the limit. `cannot tell`: the held-out
 limits are for what the step is allowed to cost; nothing is asked of a change that has no limit.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -53,6 +54,17 @@ class Gate(Frozen):
     )
     below_6_bits: LooserLimits = Field(default=LooserLimits(), description="For 5 bits and fewer.")
 
+    def limits_for_merge(self, *, four_bit_base: bool) -> Limits:
+        """The limits the merged model is held to against the adapter.
+
+        An adapter whose base was in 4 bits is merged onto 16, so that they differ by the rounding of the 4 bits too:
+        divergence and perplexity are then held to the limits of fewer than 6 bits, task scores as ever.
+        """
+        if not four_bit_base:
+            return self.from_6_bits
+        fields = ("kl_mean", "kl_percentile_99", "same_top_token", "perplexity_ratio")
+        return self.from_6_bits.model_copy(update={field: getattr(self.below_6_bits, field) for field in fields})
+
     def limits_for(self, subject: str) -> Limits:
         """The limits an artifact of this name is held to."""
         return self.below_6_bits if nominal_bits(subject) < 6 else self.from_6_bits
@@ -63,7 +75,8 @@ class Comparison(Frozen):
 
     `delta` is after minus before, or for perplexity after over before (`scale` says which). `interval` is two-sided at
     90 %, so that each end is a one-sided 95 % bound; `limit` is the largest change allowed, and `bound_limit` the
-    largest allowed at the interval's unfavourable end. `verdict` is None where no limit applies.
+    largest allowed at the interval's unfavourable end. `interval` is None where there is none and `verdict` where no
+    limit applies; `note` says why there is no interval, or that the change itself is not finite (which fails).
     """
 
     check: str
@@ -86,40 +99,49 @@ def nominal_bits(subject: str) -> int:
 
 
 def compare(
-    before: Sequence[Measurement], after: Sequence[Measurement], limits: Limits | None, *, seed: int
+    before: Sequence[Measurement],
+    after: Sequence[Measurement],
+    limits: Limits | None,
+    *,
+    names: tuple[str, str],
+    seed: int,
 ) -> tuple[Comparison, ...]:
     """Compares every check that both subjects have, and the divergence, which only one of them can have.
 
-    The divergence of a subject from the reference is itself the change, whichever of the two is the reference.
+    The divergence of a subject from the reference is itself the change, whichever of the two is the reference. Facts
+    without a sample are not compared, and neither is speed: engines count its seconds differently. `names` are the two
+    subjects', before and after; either may have no measurements. Raises ValueError when a check has other rows before
+    than after.
     """
     earlier, later = ({m.check: m for m in subject} for subject in (before, after))
-    names = (earlier[next(iter(earlier))].subject, later[next(iter(later))].subject)
-    done = [
-        _paired(earlier[name], later[name], limits, seed) for name in later if name in earlier and later[name].sample
-    ]
     one_sided = {
         name: m for side in (earlier, later) for name, m in side.items() if name.startswith(("kl_", "same_top"))
     }
-    done = [c for c in done if c.check not in one_sided]
+    both = [name for name in later if name in earlier and name not in one_sided and name != "tokens_per_second"]
+    done = [_paired(earlier[name], later[name], limits, seed) for name in both if later[name].sample]
     if limits is not None:
         done += [_from_reference(m, names, limits, seed) for m in one_sided.values()]
     return tuple(done)
 
 
-def compare_steps(measured: Mapping[str, Sequence[Measurement]], gate: Gate, *, seed: int) -> tuple[Comparison, ...]:
+def compare_steps(
+    measured: Mapping[str, Sequence[Measurement]], gate: Gate, *, four_bit_base: bool, seed: int
+) -> tuple[Comparison, ...]:
     """The steps of a run: what fine-tuning gained (nothing is asked of it), what merging and each export cost.
 
-    `measured` holds each subject's measurements by its name, `merged` among them.
+    `measured` holds each subject's measurements by its name, `merged` among them. `four_bit_base`: the adapter was
+    trained on, and observed beside, a base in 4 bits.
     """
     merged = measured["merged"]
     done: list[Comparison] = []
     if "base" in measured:
-        done += compare(measured["base"], merged, None, seed=seed)
+        done += compare(measured["base"], merged, None, names=("base", "merged"), seed=seed)
     if "adapter" in measured:
-        done += compare(measured["adapter"], merged, gate.from_6_bits, seed=seed)
+        limits = gate.limits_for_merge(four_bit_base=four_bit_base)
+        done += compare(measured["adapter"], merged, limits, names=("adapter", "merged"), seed=seed)
     for name, subject in measured.items():
         if name not in ("merged", "base", "adapter"):
-            done += compare(merged, subject, gate.limits_for(name), seed=seed)
+            done += compare(merged, subject, gate.limits_for(name), names=("merged", name), seed=seed)
     return tuple(done)
 
 
@@ -131,8 +153,6 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
 def _paired(before: Measurement, after: Measurement, limits: Limits | None, seed: int) -> Comparison:
     """A check that both subjects have, paired row by row."""
     ratio = before.check == "perplexity"
-    if before.check == "tokens_per_second":
-        limits = None
     delta = after.value / before.value if ratio else after.value - before.value
     interval = _interval(before, after, ratio, seed)
     limit, bound_limit = _task_or_ratio_limit(before.check, limits)
@@ -146,11 +166,12 @@ def _paired(before: Measurement, after: Measurement, limits: Limits | None, seed
         after=after.subject,
         delta=delta,
         scale="ratio" if ratio else "difference",
-        interval=interval,
+        interval=_finite(interval),
         limit=limit,
         bound_limit=bound_limit,
         n=after.n,
         verdict=_verdict(loss, worse, limit, bound_limit),
+        note=_why_no_interval(delta, interval),
     )
 
 
@@ -179,7 +200,8 @@ def _from_reference(measured: Measurement, names: tuple[str, str], limits: Limit
     interval = None
     if measured.statistic != "max":
         low, high = sampling.interval(measured.sample, measured.statistic, seed=seed)
-        interval = (low - start, high - start)
+        # a divergence is never below 0, and a share never above 1; the bootstrap's bounds may be
+        interval = (low - start, min(high - start, 0.0)) if start else (max(low, 0.0), high)
     worse = None if interval is None else _worse_first(interval, measured.higher_is_better)
     loss = abs(measured.value - start)
     allowed = None if limit is None else abs(limit - start)
@@ -189,17 +211,29 @@ def _from_reference(measured: Measurement, names: tuple[str, str], limits: Limit
         after=names[1],
         delta=measured.value - start,
         scale="difference",
-        interval=interval,
+        interval=_finite(interval),
         limit=allowed,
         bound_limit=allowed,
         n=measured.n,
         verdict=_verdict(loss, worse, allowed, allowed),
-        note="" if interval else "the largest of a sample has no interval that a bootstrap can give",
+        note=_why_no_interval(measured.value, interval),
     )
 
 
+def _finite(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return interval if interval is not None and all(math.isfinite(end) for end in interval) else None
+
+
+def _why_no_interval(value: float, interval: tuple[float, float] | None) -> str:
+    if not math.isfinite(value):
+        return "the value is not finite"
+    if interval is None:
+        return "the largest of a sample has no interval that a bootstrap can give"
+    return "" if _finite(interval) else "fewer than two rows give no interval"
+
+
 def _interval(before: Measurement, after: Measurement, ratio: bool, seed: int) -> tuple[float, float]:
-    if before.check != "tokens_per_second" and _is_binary(before) and _is_binary(after):
+    if _is_binary(before) and _is_binary(after):
         return sampling.paired_proportion_interval([b[0] for b in before.sample], [a[0] for a in after.sample])
     return sampling.paired_interval(before.sample, after.sample, after.statistic, ratio=ratio, seed=seed)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from export.artifacts import EngineName, sha256_of_file
+from export.artifacts import EngineName, sha256_of_file, write_atomically
 from export.checks._base import Check, Measurement
 from export.engines._base import Subject
 from export.frozen import Frozen
-from export.hardware import package_versions
+from export.hardware import environment, package_versions
 from export.observe import Items, Observed, Request, observe
 from export.stage import run_stage, version_inputs
 
@@ -46,8 +46,9 @@ def measure(
     """
     folder.mkdir(parents=True, exist_ok=True)
     items_path = folder / "items.json"
-    items_path.write_text(items.model_dump_json(), encoding="utf-8")
+    write_atomically(items_path, items.model_dump_json())
     items_sha256 = sha256_of_file(items_path)
+    machine = environment()  # speed and memory are this machine's: on another one they are measured again
     observed: dict[str, Observed] = {}
     for candidate in candidates:
         reference = observed.get(candidates[0].subject.name)
@@ -57,6 +58,7 @@ def measure(
             "items": items_sha256,
             "reference": None if reference is None else candidates[0].sha256,
             "threads": threads,
+            "machine": machine.identity,
             **version_inputs(package_versions(_ENGINE_PACKAGES[candidate.subject.engine])),
         }
         name = candidate.subject.name

@@ -124,18 +124,27 @@ def _observe_here(request: Request, out: Path) -> Observation:
         writer.save(out / "reference.npz")
     answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
+    peak_bytes = peak_memory_bytes() + _device_peak_memory_bytes()
     engine.close()
     return Observation(
         subject=request.subject.name,
         engine=request.subject.engine,
         items=tuple(_join(request.tokenizer, scores, answers)),
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak_bytes,
         size_bytes=request.size_bytes,
         tokens_per_second=tuple(_speeds(timed)),
         has_reference=reference is not None,
         top_k=None if reference is None else reference.top_k,
         tail_mass=None if reference is None else reference.tail_mass,
     )
+
+
+def _device_peak_memory_bytes() -> int:
+    """The most that torch held on the CUDA device; 0 without one, and in a process that never imported torch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.max_memory_allocated())
 
 
 def _load(request: Request, work: Items) -> Engine:

@@ -67,13 +67,17 @@ class Reference:
     def compare(self, item: int, log_probs: "NDArray[np.float32]") -> "tuple[NDArray[np.float64], NDArray[np.bool_]]":
         """Per scored token: KL(reference, candidate) in nats, and whether both put the same token first.
 
-        `log_probs` are the candidate's, shape (scored tokens, vocabulary).
+        `log_probs` are the candidate's, shape (scored tokens, vocabulary). A broken model's give a divergence that is
+        not finite.
         """
         import numpy as np
 
         ids, p_log = self._ids[item], self._log_probs[item].astype(np.float64)
         q_log = np.take_along_axis(log_probs, ids.astype(np.int64), axis=1).astype(np.float64)
-        divergence = np.sum(np.exp(p_log) * (p_log - q_log), axis=1)
+        p = np.exp(p_log)
+        with np.errstate(invalid="ignore"):
+            # a token that the reference gives no probability at all adds nothing; 0 log 0 would be NaN
+            divergence = np.sum(np.where(p == 0, 0.0, p * (p_log - q_log)), axis=1)
         if ids.shape[1] < log_probs.shape[1]:
             divergence += _tail_term(self._tails[item], _tail_mass(q_log))
         # rounding in float32 can leave a divergence of -1e-8 where nothing differs

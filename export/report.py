@@ -1,6 +1,7 @@
 """report.json, the record of a run, and the table a person reads. It never measures."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,41 @@ class Report(Frozen):
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Writes report.json, replacing an earlier one in a single step."""
+    """Writes report.json, replacing an earlier one in a single step.
+
+    JSON has no number that is not finite: such a value is written as null, and its `note` says so.
+    """
     path = folder / "report.json"
     content = report.model_dump(mode="json", exclude={"measurements": {"__all__": {"sample", "statistic"}}})
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(_without_non_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def _without_non_finite(value: Any) -> Any:
+    """The same JSON value with null for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _without_non_finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_non_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def held_out_rows(report: Report) -> int | None:
+    """How many held-out rows the measurements stand on; None when no check that was asked for scores rows."""
+    # the rows that are timed are only some of them
+    counted = [m for m in report.measurements if m.sample and m.check != "tokens_per_second"]
+    return max((len(m.sample) for m in counted), default=None)
+
+
+def scored_tokens(report: Report) -> int | None:
+    """How many assistant tokens of those rows were scored; None when no check that was asked for scores tokens."""
+    return max((m.n for m in report.measurements if m.check in _TOKEN_CHECKS), default=None)
+
+
+_TOKEN_CHECKS = ("perplexity", "kl_mean")
 
 
 def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -84,8 +113,10 @@ _COLUMNS: Sequence[tuple[str, str, str]] = (
 
 
 def _cell(measured: Measurement | None, scale: str) -> str:
-    if measured is None:
+    if measured is None or measured.n == 0:
         return "-"
+    if not math.isfinite(measured.value):
+        return "not finite"
     factor, digits = _SCALES[scale]
     digits = 0 if measured.value * factor >= 1000 else digits
     text = f"{measured.value * factor:,.{digits}f}"

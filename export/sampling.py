@@ -20,10 +20,14 @@ Sample = Sequence[Sequence[float]]
 # Each end of the two-sided 90 % interval is a one-sided 95 % bound, which is what the limits are stated for.
 CONFIDENCE = 0.90
 _RESAMPLES = 2000
+# A draw that missed every outlying row has a standard error near nothing, and its t would be without bounds. Coverage
+# in the simulations of tests/export/test_sampling.py is the same with this floor as without.
+_SMALLEST_ERROR_SHARE = 0.2
+_DRAWS_AT_ONCE = 200
 
 
 def estimate(sample: Sample, statistic: Statistic) -> float:
-    """The statistic of all the sample's numbers together; NaN for an empty sample."""
+    """The statistic of all the sample's numbers together: NaN for an empty sample, infinity for non-finite numbers."""
     import numpy as np
 
     values = np.concatenate([np.asarray(item, dtype=np.float64) for item in sample]) if sample else np.empty(0)
@@ -58,22 +62,43 @@ def standard_error(sample: Sample, statistic: Statistic) -> float | None:
 def paired_interval(
     before: Sample, after: Sample, statistic: Statistic, *, ratio: bool, seed: int
 ) -> tuple[float, float]:
-    """The 90 % interval of after minus before (or after over before), items paired, by the percentile bootstrap."""
+    """The 90 % interval of after minus before, or of after over before, items paired.
+
+    A difference of means and a ratio of exp_means (whose logarithm is one) use the bootstrap-t of `interval`; anything
+    else, quantiles above all, the percentile bootstrap. Degenerate samples as in `interval`. Raises ValueError when
+    the samples have different numbers of items.
+    """
     import numpy as np
 
+    _refuse_unequal([before, after])
+    if (unknown := _no_interval([before, after], statistic)) is not None:
+        return unknown
+    if statistic == ("exp_mean" if ratio else "mean"):
+        low, high = _studentised_interval([before, after], seed)
+        return (_exp(low), _exp(high)) if ratio else (low, high)
     drawn_before, drawn_after = bootstrap([before, after], statistic, seed=seed, resamples=_RESAMPLES)
-    change = drawn_after / drawn_before if ratio else drawn_after - drawn_before
-    low, high = np.quantile(change, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _middle(drawn_after / drawn_before if ratio else drawn_after - drawn_before)
 
 
 def interval(sample: Sample, statistic: Statistic, *, seed: int) -> tuple[float, float]:
-    """The 90 % interval of one sample's statistic, by the percentile bootstrap over items."""
-    import numpy as np
+    """The 90 % interval of one sample's statistic, over items.
 
-    drawn = bootstrap([sample], statistic, seed=seed, resamples=_RESAMPLES)[0]
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    Means use the bootstrap-t (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5), exp_mean on
+    the scale of its logarithm. Where tails are heavy it still falls short, since nothing can be resampled of a tail
+    that was not drawn: for log-normal tokens of sigma 1.8, twelve a row, the upper bound, nominally 0.95, covers 0.88
+    at 40 rows and 0.91 at 200 (the percentile bootstrap 0.83 and 0.87), and 0.86 (0.77) at 40 rows that differ from
+    one another as much as their tokens do.
+
+    Quantiles use the percentile bootstrap, which never reaches beyond the largest value seen. No variance gives an
+    interval of no width, non-finite numbers (NaN, NaN), and fewer than two items (-inf, inf).
+    """
+    if (unknown := _no_interval([sample], statistic)) is not None:
+        return unknown
+    if statistic in ("mean", "exp_mean"):
+        low, high = _studentised_interval([sample], seed)
+        return (_exp(low), _exp(high)) if statistic == "exp_mean" else (low, high)
+    return _middle(bootstrap([sample], statistic, seed=seed, resamples=_RESAMPLES)[0])
 
 
 def paired_proportion_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
@@ -81,8 +106,11 @@ def paired_proportion_interval(before: Sequence[float], after: Sequence[float]) 
 
     Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
     data" (Statistics in Medicine 17: 2635-2650), method 10: Wilson score intervals joined through the correlation of
-    the pairs. Unlike a bootstrap it does not shrink to nothing when no pair differs.
+    the pairs, with the paper's correction for continuity of a positive correlation. Unlike a bootstrap it does not
+    shrink to nothing when no pair differs. Raises ValueError for unequal numbers of scores, and for none.
     """
+    if not before:
+        raise ValueError("no interval without scores")
     n = len(before)
     pairs = list(zip(before, after, strict=True))
     both, lost = sum(b * a for b, a in pairs), sum(b * (1 - a) for b, a in pairs)
@@ -90,14 +118,22 @@ def paired_proportion_interval(before: Sequence[float], after: Sequence[float]) 
     p_after, p_before = (both + gained) / n, (both + lost) / n
     low_after, high_after = wilson_interval(p_after, n)
     low_before, high_before = wilson_interval(p_before, n)
-    product = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
-    correlation = (both * neither - lost * gained) / math.sqrt(product) if product > 0 else 0.0
+    correlation = _corrected_correlation(both, lost, gained, neither)
     difference = p_after - p_before
     down, up_before = p_after - low_after, high_before - p_before
     up, down_before = high_after - p_after, p_before - low_before
     low = difference - math.sqrt(max(0.0, down**2 - 2 * correlation * down * up_before + up_before**2))
     high = difference + math.sqrt(max(0.0, up**2 - 2 * correlation * up * down_before + down_before**2))
     return low, high
+
+
+def _corrected_correlation(both: float, lost: float, gained: float, neither: float) -> float:
+    """Newcombe's phi of a paired table; its numerator is lowered by half the pairs, but not from above 0 to below."""
+    product = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
+    numerator = both * neither - lost * gained
+    if numerator >= 0:
+        numerator = max(0.0, numerator - (both + lost + gained + neither) / 2)
+    return numerator / math.sqrt(product) if product > 0 else 0.0
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -113,9 +149,13 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 def bootstrap(
     samples: Sequence[Sample], statistic: Statistic, *, seed: int, resamples: int
 ) -> "list[NDArray[np.float64]]":
-    """The statistic of each sample on `resamples` draws of items, the same items in every sample of a draw."""
+    """The statistic of each sample on `resamples` draws of items, the same items in every sample of a draw.
+
+    Raises ValueError when the samples have different numbers of items.
+    """
     import numpy as np
 
+    _refuse_unequal(samples)
     generator = np.random.default_rng(seed)
     items = len(samples[0])
     draws = generator.integers(0, items, size=(resamples, items))
@@ -132,6 +172,80 @@ def bootstrap(
     ]
 
 
+def _studentised_interval(samples: Sequence[Sample], seed: int) -> tuple[float, float]:
+    """The bootstrap-t interval of a sample's mean, or of the second sample's mean minus the first's."""
+    import numpy as np
+
+    sums = [_totals(sample) for sample in samples]
+    value, error = _change_and_error(sums)
+    centre, width = float(value), float(error)
+    items = len(samples[0])
+    draws = np.random.default_rng(seed).integers(0, items, size=(_RESAMPLES, items))
+    parts = []
+    # in parts, because every draw needs its own residual of every item
+    for start in range(0, _RESAMPLES, _DRAWS_AT_ONCE):
+        part = draws[start : start + _DRAWS_AT_ONCE]
+        drawn, errors = _change_and_error([(totals[part], counts[part]) for totals, counts in sums])
+        with np.errstate(invalid="ignore"):
+            parts.append((drawn - centre) / np.maximum(errors, _SMALLEST_ERROR_SHARE * width))
+    ratios = np.concatenate(parts)
+    # not finite where nothing varies, and for a draw of rows without a single token
+    ratios = ratios[np.isfinite(ratios)]
+    low, high = _middle(ratios) if ratios.size else (0.0, 0.0)
+    return centre - high * width, centre - low * width
+
+
+def _change_and_error(
+    sums: "Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]",
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
+    """A mean, or the difference of two, with its linearised standard error (see `standard_error`).
+
+    `sums` holds each sample's totals and counts, shape (..., items); the results have shape (...).
+    """
+    import numpy as np
+
+    value: NDArray[np.float64] = np.zeros(1)
+    influence: NDArray[np.float64] = np.zeros(1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for totals, counts in sums:
+            count = counts.sum(axis=-1, keepdims=True)
+            mean = totals.sum(axis=-1, keepdims=True) / count
+            # from the second on, what came before is subtracted
+            value, influence = mean - value, (totals - mean * counts) / count - influence
+        items = influence.shape[-1]
+        error = np.sqrt((influence**2).sum(axis=-1) * items / (items - 1))
+    return value[..., 0], error
+
+
+def _no_interval(samples: Sequence[Sample], statistic: Statistic) -> tuple[float, float] | None:
+    """What stands for the interval of samples that have none: of non-finite numbers, or of fewer than two items."""
+    if not all(math.isfinite(estimate(sample, statistic)) for sample in samples):
+        return math.nan, math.nan
+    return (-math.inf, math.inf) if len(samples[0]) < 2 else None
+
+
+def _exp(value: float) -> float:
+    """The exponential; infinity where Python's raises for what a float cannot hold."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def _middle(drawn: "NDArray[np.float64]") -> tuple[float, float]:
+    """The quantiles between which the middle 90 % of the draws lie."""
+    import numpy as np
+
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _refuse_unequal(samples: Sequence[Sample]) -> None:
+    lengths = [len(sample) for sample in samples]
+    if len(set(lengths)) != 1 or lengths[0] == 0:
+        raise ValueError(f"paired samples must have the same items, at least one; these have {lengths}")
+
+
 def _reduce(values: "NDArray[np.float64]", statistic: Statistic) -> float:
     import numpy as np
 
@@ -139,7 +253,8 @@ def _reduce(values: "NDArray[np.float64]", statistic: Statistic) -> float:
         case "mean":
             return float(values.mean())
         case "exp_mean":
-            return float(np.exp(values.mean()))
+            with np.errstate(over="ignore"):
+                return float(np.exp(values.mean()))
         case "median":
             return float(np.median(values))
         case "percentile_99":

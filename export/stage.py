@@ -151,9 +151,12 @@ def storage_problem(error: BaseException, folder: Path) -> StorageError | None:
         )
     if isinstance(error, FieldtuneError):
         return None
-    refusals = (seen for seen in _chain(error) if isinstance(seen, OSError) and seen.errno is not None)
-    refusal = next((seen for seen in refusals if seen.filename is not None or isinstance(seen, PermissionError)), None)
-    return None if refusal is None else StorageError(_refused(refusal, folder))
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and (seen.filename is not None or isinstance(seen, PermissionError)):
+            return StorageError(_refused(seen, folder))
+        seen = seen.__cause__
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -6,13 +6,18 @@ A GGUF is spoken to with its own vocabulary, template and stop tokens, as a devi
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from export.chat import Message, encode_prompt
 from export.engines._base import Engine, Subject
-from export.errors import ModelError
+from export.errors import DataError, FieldtuneError, ModelError
 from export.hardware import available_cores
 from export.stage import read_manifest
+from finetune.data import read_conversations
+from finetune.yaml_text import read_yaml
+
+if TYPE_CHECKING:
+    from export.engines._llama_model import Vocabulary
 
 _CONTEXT_TOKENS = 4096
 
@@ -26,21 +31,36 @@ class Partner(NamedTuple):
 
 
 def talk(path: Path, *, system: str | None, max_new_tokens: int) -> None:
-    """Reads lines and prints answers until the input ends. Raises ModelError when `path` is nothing to talk to."""
-    partner = open_partner(path)
+    """Reads lines and prints answers until the input ends. Raises ModelError when `path` is nothing to talk to.
+
+    What cannot be answered (a conversation beyond the context, a line that spells a special token) is said and taken
+    back; the conversation goes on.
+    """
     opening = trained_system_prompt(path) if system is None else system
     messages = [Message(role="system", content=opening)] if opening else []
-    print(f"{path}: type a message; an empty line starts over, Ctrl-D ends.", flush=True)
-    history = list(messages)
+    partner = open_partner(path)
+    try:
+        partner.encode([*messages, Message(role="user", content="?")])  # a system prompt that no turn could follow
+        print(f"{path}: type a message; an empty line starts over, Ctrl-D ends.", flush=True)
+        _converse(partner, messages, max_new_tokens)
+    finally:
+        partner.engine.close()
+
+
+def _converse(partner: Partner, opening: Sequence[Message], max_new_tokens: int) -> None:
+    history = list(opening)
     while (line := _read_line()) is not None:
         if not line.strip():
-            history = list(messages)
+            history = list(opening)
             continue
-        history.append(Message(role="user", content=line.strip()))
-        answer = reply(partner, history, max_new_tokens)
+        turn = Message(role="user", content=line.strip())
+        try:
+            answer = reply(partner, [*history, turn], max_new_tokens)
+        except FieldtuneError as error:
+            print(f"this was not answered: {error} (An empty line starts over.)", flush=True)
+            continue
         print(answer, flush=True)
-        history.append(Message(role="assistant", content=answer))
-    partner.engine.close()
+        history += [turn, Message(role="assistant", content=answer)]
 
 
 def reply(partner: Partner, history: Sequence[Message], max_new_tokens: int) -> str:
@@ -50,16 +70,17 @@ def reply(partner: Partner, history: Sequence[Message], max_new_tokens: int) -> 
 
 
 def open_partner(path: Path) -> Partner:
-    """Loads an adapter folder, a model folder, a GPTQ folder or a GGUF file."""
+    """Loads an adapter folder, a model folder, a GPTQ folder or a GGUF file, thinking as its run did."""
+    thinking = trained_thinking(path)
     if path.is_file() and path.suffix == ".gguf":
-        return _gguf_partner(path)
+        return _gguf_partner(path, thinking)
     if (path / "adapter_config.json").is_file():
-        return _folder_partner(_adapter_subject(path))
+        return _folder_partner(_adapter_subject(path), thinking)
     if (path / "config.json").is_file():
-        return _folder_partner(Subject(name=path.name, engine="hf", path=path))
+        return _folder_partner(Subject(name=path.name, engine="hf", path=path), thinking)
     inside = sorted(path.glob("*.gguf")) if path.is_dir() else []
     if len(inside) == 1:
-        return _gguf_partner(inside[0])
+        return _gguf_partner(inside[0], thinking)
     raise ModelError(
         f"{path} is nothing to talk to: expected a .gguf file, a model folder (config.json), a GPTQ folder or an "
         "adapter folder (adapter_config.json)."
@@ -68,13 +89,24 @@ def open_partner(path: Path) -> Partner:
 
 def trained_system_prompt(path: Path) -> str | None:
     """The system prompt of the run that `path` belongs to: that of its first training row; None outside a run."""
-    for folder in path.resolve().parents:
-        rows = folder / "data" / "train.jsonl"
-        if rows.is_file() and (folder / "recipe.yaml").is_file():
-            with rows.open(encoding="utf-8") as file:
-                first = json.loads(file.readline())["messages"][0]
-            return str(first["content"]) if first["role"] == "system" else None
-    return None
+    folder = _run_folder(path)
+    rows = None if folder is None else folder / "data" / "train.jsonl"
+    if rows is None or not rows.is_file():
+        return None
+    first = next(read_conversations(rows)).messages[0]
+    return first.content if first.role == "system" else None
+
+
+def trained_thinking(path: Path) -> bool:
+    """Whether the run that `path` belongs to was made in thinking mode; False outside a run."""
+    folder = _run_folder(path)
+    model = None if folder is None else read_yaml(folder / "recipe.yaml").get("model")
+    return isinstance(model, dict) and model.get("thinking") is True
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The run folder that `path` lies in: the nearest that holds a resolved recipe and a stage's result."""
+    return next((p for p in path.resolve().parents if (p / "recipe.yaml").is_file() and (p / "data").is_dir()), None)
 
 
 def _read_line() -> str | None:
@@ -87,8 +119,11 @@ def _read_line() -> str | None:
 
 def _adapter_subject(path: Path) -> Subject:
     """An adapter beside the base it was trained on, held as it was held in training."""
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    base = Path(str(config.get("base_model_name_or_path") or ""))
+    file = path / "adapter_config.json"
+    try:
+        base = Path(str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""))
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{file} is not an adapter's config ({error}). Train or fetch the adapter again.") from None
     if not (base / "config.json").is_file():
         raise ModelError(f"the adapter {path} was trained on {base}, which is not on this machine.")
     manifest = read_manifest(path)
@@ -96,34 +131,55 @@ def _adapter_subject(path: Path) -> Subject:
     return Subject(name=path.name, engine="hf", path=base, adapter=path, four_bit_compute=compute)
 
 
-def _folder_partner(subject: Subject) -> Partner:
+def _folder_partner(subject: Subject, thinking: bool) -> Partner:
     from export.engines import hf
     from finetune.base_model import load_tokenizer
 
     tokenizer = load_tokenizer(subject.path)
     return Partner(
         engine=hf.load(subject, vocabulary_size=len(tokenizer), threads=available_cores()),
-        encode=lambda messages: encode_prompt(tokenizer, messages),
+        encode=lambda messages: encode_prompt(tokenizer, messages, thinking=thinking),
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
     )
 
 
-def _gguf_partner(path: Path) -> Partner:
+def _gguf_partner(path: Path, thinking: bool) -> Partner:
     from export.engines import llama_cpp
 
     engine = llama_cpp.load(path, vocabulary_size=None, context_tokens=_CONTEXT_TOKENS, threads=available_cores())
     template = engine.vocabulary.chat_template()
     if template is None:
         raise ModelError(f"{path} holds no chat template, so there is no telling how it wants to be spoken to.")
-    return Partner(engine, lambda messages: engine.tokenize(_render(template, messages)), engine.vocabulary.detokenize)
+
+    def encode(messages: Sequence[Message]) -> Sequence[int]:
+        for message in messages:
+            _refuse_special_tokens(engine.vocabulary, message.content)
+        return engine.tokenize(_render(template, messages, thinking))
+
+    return Partner(engine, encode, engine.vocabulary.detokenize)
 
 
-def _render(template: str, messages: Sequence[Message]) -> str:
+def _refuse_special_tokens(vocabulary: "Vocabulary", text: str) -> None:
+    """Raises DataError where a turn spells a special token, as `export.chat` does for training rows."""
+    if vocabulary.tokenize(text, parse_special=True) != vocabulary.tokenize(text, parse_special=False):
+        raise DataError(
+            f"a turn holds a special token of the file's vocabulary, which would be read as a command and not as "
+            f"text: {text[:60]!r}. Write it without."
+        )
+
+
+def _render(template: str, messages: Sequence[Message], thinking: bool) -> str:
     """The template's text for a conversation that waits for the assistant, by transformers' own renderer."""
+    from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    conversation = [message.model_dump() for message in messages]
-    texts, _ = render_jinja_template(
-        conversations=[conversation], chat_template=template, add_generation_prompt=True, enable_thinking=False
-    )
+    try:
+        texts, _ = render_jinja_template(
+            conversations=[[message.model_dump() for message in messages]],
+            chat_template=template,
+            add_generation_prompt=True,
+            enable_thinking=thinking,
+        )
+    except TemplateError as error:
+        raise DataError(f"the file's chat template refuses the conversation: {error}.") from error
     return str(texts[0])

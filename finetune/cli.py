@@ -43,6 +43,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of our output (head, less) has gone; there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
+    except Exception as error:
+        refusal = _refusal_of_the_system(error, getattr(parsed, "out", None) or Path())
+        if refusal is None:
+            raise  # a bug of ours: it keeps its traceback
+        print(f"fieldtune: {refusal}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _refusal_of_the_system(error: Exception, folder: Path) -> str | None:
+    """What to say about an error that is, or came from, a file or a connection that the system refused."""
+    from export.stage import storage_problem
+
+    if (problem := storage_problem(error, folder)) is not None:
+        return str(problem)
+    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else None
+
+
+def _positive(text: str) -> int:
+    """A number of which there must be at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up; found {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +116,7 @@ def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     chat = verbs.add_parser("chat", help="talk to an adapter, a model folder, a GPTQ folder or a .gguf file")
     chat.add_argument("path", type=Path, metavar="PATH")
     chat.add_argument("--system", metavar="TEXT", help="system prompt (default: the one the run was trained with)")
-    chat.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    chat.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="where an answer is cut")
     chat.set_defaults(verb=_chat)
 
 
@@ -106,11 +128,13 @@ def _add_recipes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    from export.stage import locked
     from finetune.terminal import quiet_libraries, say, show_report
 
     run = _open_run(parsed)
     quiet_libraries()
-    report = run.until(parsed.until)
+    with locked(run.folder):
+        report = run.until(parsed.until)
     if report is not None:
         show_report(report, run.folder)
     else:
@@ -157,7 +181,10 @@ def _chat(parsed: argparse.Namespace) -> int:
     from finetune.terminal import quiet_libraries
 
     quiet_libraries()
-    talk(parsed.path, system=parsed.system, max_new_tokens=parsed.max_new_tokens)
+    try:
+        talk(parsed.path, system=parsed.system, max_new_tokens=parsed.max_new_tokens)
+    except KeyboardInterrupt:
+        print()  # the usual way out of a conversation
     return 0
 
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from export.errors import DataError, FieldtuneError, MissingDependencyError, ModelError
+from export.artifacts import is_git_lfs_pointer
+from export.errors import DataError, FieldtuneError, MissingDependencyError, ModelError, StorageError
+from export.stage import disk_is_full
 
 Hub = Literal["hf", "modelscope"]
 Kind = Literal["model", "dataset"]
@@ -78,6 +80,11 @@ def parse(name: str, kind: Kind, revision: str | None) -> Repository | None:
     return Repository("modelscope" if hub == "modelscope" else "hf", rest, kind, revision)
 
 
+def is_on_a_hub(name: str) -> bool:
+    """Whether a model's name stands for a repository: neither the starter nor something on this machine."""
+    return name != "starter" and not Path(name).expanduser().exists() and parse(name, "model", None) is not None
+
+
 def download(repository: Repository, patterns: tuple[str, ...], *, offline: bool) -> Path:
     """The local snapshot of a repository's files that match `patterns`."""
     fetch: dict[Hub, Callable[[Repository, tuple[str, ...], bool], Path]]
@@ -115,6 +122,12 @@ def _complete(folder: Path, name: str) -> Path:
         raise ModelError(
             f"{name!r} is incomplete: {folder} lacks {len(missing)} weight files ({some}). Fetch it again."
         )
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        if is_git_lfs_pointer(path):
+            raise ModelError(
+                f"{name!r} is incomplete: {path} is a Git LFS pointer, not the file itself. Run 'git lfs pull' in "
+                f"{folder}, or give the model's id on a hub."
+            )
     return folder
 
 
@@ -148,6 +161,11 @@ def _from_hugging_face(repository: Repository, patterns: tuple[str, ...], offlin
     # HTTPError is the base of whichever HTTP library this huggingface_hub uses: a download cut off in the middle
     except (errors.LocalEntryNotFoundError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise repository.problem(_hugging_face_message(repository, error, offline)) from error
+    # the disk's refusals, and whatever hf-xet, which fetches large files, raises: it has no errors of its own
+    except (OSError, RuntimeError) as error:
+        from huggingface_hub import constants
+
+        raise _while_fetching(repository, error, f"{constants.HF_HUB_CACHE}", "HF_HOME") from error
 
 
 def _hugging_face_message(repository: Repository, error: Exception, offline: bool) -> str:
@@ -201,6 +219,8 @@ def _from_modelscope(repository: Repository, patterns: tuple[str, ...], offline:
         )
     # the package raises requests' errors, its own and ValueError, and has moved them between releases
     except Exception as error:
+        if disk_is_full(error) or isinstance(error, PermissionError):
+            raise _while_fetching(repository, error, "ModelScope's cache", "MODELSCOPE_CACHE") from error
         raise repository.problem(_modelscope_message(repository, error, offline)) from error
 
 
@@ -216,6 +236,22 @@ def _modelscope_message(repository: Repository, error: Exception, offline: bool)
     if status == 404:
         return f"there is no such repository, or it is private: {repository}. Check the spelling of owner/name."
     return f"{repository} could not be fetched: {_cause(error)}. Check the connection, or give a local folder."
+
+
+def _while_fetching(repository: Repository, error: Exception, cache: str, variable: str) -> FieldtuneError:
+    """What stopped a download that the hub itself did not refuse."""
+    remedy = f"set {variable} to a folder with room that you may write to"
+    if disk_is_full(error):
+        return StorageError(
+            f"the disk is full: {repository} was not fetched into {cache}. Free some space, or {remedy}."
+        )
+    if isinstance(error, PermissionError):
+        where = error.filename or cache
+        return StorageError(f"{repository} was not fetched: {where} cannot be written. You can {remedy}.")
+    return repository.problem(
+        f"{repository} could not be fetched: {_cause(error)}. Run again to go on from there; HF_HUB_DISABLE_XET=1 "
+        "fetches by plain HTTP, and a local folder needs no hub."
+    )
 
 
 def _cause(error: BaseException) -> str:

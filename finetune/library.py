@@ -1,9 +1,9 @@
 """The recipes that ship with the package: their names, what each is for, and copying one to start from."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from export.artifacts import write_atomically
 from export.errors import RecipeError
 from export.plugins import nearest
 from finetune.shipped import folder
@@ -26,10 +26,13 @@ def shipped_recipe(name: str) -> Path:
 
 
 def copy_recipe(name: str, to: Path | None) -> Path:
-    """Copies a shipped recipe to `to`, or into the working directory. Never overwrites a file."""
+    """Copies a shipped recipe to `to`, or into the working directory. Never overwrites a file.
+
+    Raises OSError where none can be written.
+    """
     target = to or Path(f"{name}.yaml")
     source = shipped_recipe(name)
     if target.exists():
         raise RecipeError(f"{target} exists already. Choose another place with --to.")
-    shutil.copyfile(source, target)
+    write_atomically(target, source.read_text(encoding="utf-8"))
     return target

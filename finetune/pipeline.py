@@ -11,7 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from export.artifacts import ModelFolder, QuantizedModel, StageResult, sha256_of_file, sha256_of_folder, sha256_of_json
+from export.artifacts import (
+    ModelFolder,
+    QuantizedModel,
+    StageResult,
+    sha256_of_file,
+    sha256_of_folder,
+    sha256_of_json,
+    write_atomically,
+)
 from export.chat import encode
 from export.compare import compare_steps, overall, worst_by_subject
 from export.errors import TrainingError
@@ -24,6 +32,7 @@ from finetune.base_model import BaseModelSource, load_tokenizer, open_base
 from finetune.data import Splits, identity, prepare
 from finetune.merge import merge
 from finetune.methods._base import Adapter
+from finetune.preflight import inspect
 from finetune.recipe import Recipe, dump
 from finetune.subjects import held_out_items, subjects_of_run
 
@@ -44,8 +53,7 @@ class Run:
     def until(self, last: Stage) -> Report | None:
         """Runs the stages up to `last`; the report when that is the check."""
         self._preflight()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(dump(self.recipe), encoding="utf-8")
+        self._write_recipe()
         if last == "data":
             self.splits  # noqa: B018 - asking for a stage runs it
         elif last == "train":
@@ -57,6 +65,14 @@ class Run:
         else:
             return self.report()
         return None
+
+    def _write_recipe(self) -> None:
+        """Keeps the resolved recipe. A report of another recipe goes: it would tell of artifacts that are replaced."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path, text = self.folder / "recipe.yaml", dump(self.recipe)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            (self.folder / "report.json").unlink(missing_ok=True)
+        write_atomically(path, text)
 
     def report(self) -> Report:
         """Measures every subject against the merged model and writes report.json."""
@@ -74,7 +90,9 @@ class Run:
             threads=settings.threads or available_cores(),
             say=self._say,
         )
-        comparisons = compare_steps(measured, self.recipe.gate, seed=self.recipe.seed)
+        comparisons = compare_steps(
+            measured, self.recipe.gate, four_bit_base=self.adapter.four_bit_base, seed=self.recipe.seed
+        )
         verdicts = worst_by_subject(comparisons)
         report = Report(
             recipe=self.recipe.model_dump(mode="json"),
@@ -211,6 +229,7 @@ class Run:
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is trained."""
+        inspect(self.recipe)
         identity(self.recipe.data, offline=self.recipe.model.offline)
         self.recipe.train.check(self.base.config)
         for step in self.recipe.export.steps():

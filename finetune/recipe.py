@@ -7,7 +7,8 @@ and the table in the documentation are generated from these classes.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -31,6 +32,15 @@ else:
     Formats = plugins.choice_of("export.formats", on_by_default=False)
     Checks = plugins.choice_of("export.checks", on_by_default=True)
     Training = plugins.one_of("finetune.methods", "method")
+
+
+# Where pydantic speaks of Python's types.
+_EXPECTED = {
+    "model_type": "expected keys and values",
+    "model_attributes_type": "expected keys and values",
+    "dict_type": "expected keys and values",
+    "tuple_type": "expected a list",
+}
 
 
 class ModelSettings(Frozen):
@@ -82,7 +92,9 @@ class Recipe(Frozen):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder: letters, digits, '.', '_', '-'."
     )
-    seed: int = Field(default=0, ge=0, description="Seeds the split, training, calibration and the statistics.")
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="Seeds the split, training, calibration and the statistics."
+    )
     model: ModelSettings = Field(default=ModelSettings(), description="The base model.")
     data: DataSettings = Field(description="The rows.")
     train: Training = Field(description="Fine-tuning.")
@@ -112,7 +124,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = [f"  {explain(Recipe, detail)}" for detail in error.errors(include_url=False)]
+        problems = [f"  {line}" for line in mistakes(Recipe, error)]
         count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
         raise RecipeError(f"{path} has {count}:\n" + "\n".join(problems)) from None
 
@@ -129,17 +141,65 @@ def json_schema() -> dict[str, Any]:
     return Recipe.model_json_schema()
 
 
+def mistakes(schema: type[BaseModel], error: ValidationError) -> list[str]:
+    """Each mistake as a line; what every branch of a union has against one value is one mistake."""
+    lines: dict[tuple[int | str, ...], str] = {}
+    for detail in error.errors(include_url=False):
+        lines.setdefault(_walk(schema, detail["loc"])[0], explain(schema, detail))
+    return list(lines.values())
+
+
 def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
     """One mistake as a line: where it is, what was found, what was expected."""
-    where = ".".join(str(part) for part in detail["loc"])
+    location, annotation = _walk(schema, detail["loc"])
+    where = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         known = tuple(_keys_at(schema, detail["loc"][:-1]))
         return f"{where}: there is no such key. {plugins.nearest(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{where}: this key is needed and missing."
+    inside_branch = len(detail["loc"]) - len(location)
+    if inside_branch > 1:  # an item of the value, which is not what the place holds
+        return f"{where}: expected {_described(annotation)}."
+    message = _EXPECTED.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+    if inside_branch:
+        message = f"expected {_described(annotation)}"
     found = repr(detail["input"])
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}; found {found if len(found) <= 60 else found[:57] + '...'}."
+    shown = found if len(found) <= 60 else found[:57] + "..."
+    return f"{where}: {message[0].lower()}{message[1:]}; found {shown}."
+
+
+def _walk(schema: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Any]:
+    """The part of `location` that a user wrote, without the branches of a union, and the annotation of the union."""
+    current: type[BaseModel] | None = schema
+    annotation: Any = None
+    for depth, part in enumerate(location):
+        if _is_union(annotation):
+            return location[:depth], annotation
+        field = None if current is None else current.model_fields.get(str(part))
+        annotation = None if field is None else field.annotation
+        current = None if field is None else settings_class_in(annotation)
+    return location, annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    """Whether pydantic names a branch in an error's place: not where the only other choice is null."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return False
+    return len([branch for branch in get_args(annotation) if branch is not type(None)]) > 1
+
+
+def _described(annotation: Any) -> str:
+    """A type in words: "'all-linear' or a list of names"."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(repr(value) for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(_described(branch) for branch in inner)
+    if origin in (tuple, list):
+        return "a list of " + {str: "names", int: "numbers", float: "numbers"}.get(inner[0], _described(inner[0]))
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    return words.get(annotation, "keys and values")
 
 
 def settings_class_in(annotation: Any) -> type[BaseModel] | None:
@@ -187,8 +247,16 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for section, key in (("data", "path"), ("data", "template"), ("model", "name")):
         values = content.get(section)
         if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(section, key, text):
-            values[key] = str((folder / Path(text).expanduser()).resolve())
+            values[key] = _absolute(folder, text, f"{section}.{key}")
     return content
+
+
+def _absolute(folder: Path, text: str, key: str) -> str:
+    try:
+        return str((folder / Path(text).expanduser()).resolve())
+    # no such user (~name), a null byte, a circle of links
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RecipeError(f"{key}: {text!r} cannot be a path: {str(error).rstrip('.')}.") from None
 
 
 def _is_local(section: str, key: str, text: str) -> bool:

@@ -5,7 +5,7 @@ import os
 import warnings
 from pathlib import Path
 
-from export.report import Report, table
+from export.report import Report, held_out_rows, scored_tokens, table
 
 _TABLE_WIDTH = 110
 
@@ -56,8 +56,7 @@ def show_report(report: Report, folder: Path) -> None:
 
 def _remarks(report: Report) -> list[str]:
     """The rows behind the numbers, the fallbacks, and each check that did not pass."""
-    counts = {m.check: m.n for m in report.measurements if m.subject == "merged"}
-    lines = [f"held-out rows: {counts.get('exact_match', 0):,}; scored tokens: {counts.get('perplexity', 0):,}"]
+    lines = [_basis(report)]
     for subject in report.subjects:
         lines += [
             f"{subject.name}: {fallback.what}: asked {fallback.asked}, used {fallback.used} ({fallback.reason})"
@@ -67,5 +66,13 @@ def _remarks(report: Report) -> list[str]:
         if c.verdict in ("fail", "cannot tell"):
             interval = "" if c.interval is None else f" [{c.interval[0]:.4f}, {c.interval[1]:.4f}]"
             limit = "" if c.limit is None else f", limit {c.limit:g}"
-            lines.append(f"{c.after}: {c.check} {c.verdict}: {c.scale} {c.delta:.4f}{interval}{limit}, n {c.n:,}")
+            note = f" ({c.note})" if c.note else ""
+            lines.append(f"{c.after}: {c.check} {c.verdict}: {c.scale} {c.delta:.4f}{interval}{limit}, n {c.n:,}{note}")
     return lines
+
+
+def _basis(report: Report) -> str:
+    """What the numbers stand on: counts of what was scored, and what is written behind ±."""
+    counts = {"held-out rows": held_out_rows(report), "scored tokens": scored_tokens(report)}
+    known = [f"{name}: {count:,}" for name, count in counts.items() if count is not None]
+    return "; ".join([*known, "±: standard error over rows (of tokens/s: over the rows that were timed)"])

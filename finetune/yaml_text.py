@@ -91,5 +91,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if value is None:
         raise RecipeError(f"{path} is empty; expected keys and values, such as 'name: my_robot'.")
     if not isinstance(value, dict):
-        raise RecipeError(f"{path} holds {_KINDS.get(type(value), "a number")}; expected keys and values, such as 'name: my_robot'.")
+        raise RecipeError(
+            f"{path} holds {_KINDS.get(type(value), 'a number')}; expected keys and values, such as 'name: my_robot'."
+        )
     return {str(key): item for key, item in value.items()}

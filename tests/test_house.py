@@ -60,25 +60,40 @@ def test_heavy_libraries_are_imported_inside_functions_only(path):
         assert not {name.partition(".")[0] for name in names} & HEAVY, f"{path}:{node.lineno}"
 
 
-def test_the_readmes_commands_are_the_ones_that_ci_and_the_tests_run():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def _readme_commands() -> list[str]:
+    return re.findall(r"^\$ ([^#\n]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+
+
+def test_the_readmes_two_make_commands_are_the_makefiles_and_what_ci_runs():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = re.findall(r"^\$ (.+)$", readme, re.M)
-    targets = [command.split()[1] for command in commands if command.startswith("make ")]
-    assert {"quickstart", "test"} <= set(targets)
+    targets = [command.split()[1] for command in _readme_commands() if command.startswith("make ")]
+    assert targets == ["quickstart", "test"]
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for command in commands:
-        if command.startswith("fieldtune "):
-            _parses(command.split("#")[0].split()[1:])
+    assert "exec make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def _parses(arguments: list[str]) -> None:
-    """The command line accepts these arguments."""
-    from finetune.cli import _parser
+def test_the_readmes_fieldtune_commands_run_as_far_as_they_need_no_hub(tmp_path, monkeypatch):
+    from finetune import cli
 
-    _parser().parse_args(arguments)
+    monkeypatch.chdir(tmp_path)
+    commands = [command.split()[1:] for command in _readme_commands() if command.startswith("fieldtune ")]
+    sample = ROOT / "data_templates/nlu_home_commands.sample.jsonl"
+    (tmp_path / "commands.jsonl").write_bytes(sample.read_bytes())
+    done = []
+    for arguments in commands:
+        parsed = cli._parser().parse_args(arguments)
+        if arguments[0] in ("recipes", "validate"):
+            assert parsed.verb(parsed) == 0, arguments
+            done.append(arguments[0])
+    assert done == ["recipes", "recipes", "validate"]
+
+
+def test_the_readme_shows_a_result_table_and_no_placeholder():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "TABLE" not in readme
+    for subject in ("merged", "gguf/q8_0", "gguf/q4_k_m", "gptq/4bit"):
+        assert re.search(rf"^ *{subject} +[\d.]+±", readme, re.M), subject
 
 
 def test_the_table_of_recipe_keys_is_the_schemas():

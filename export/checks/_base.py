@@ -4,6 +4,7 @@ Running a model is slow, so it is run once per subject (`export.observe`) and ev
 therefore never sees an engine, and can be tested on observations written by hand.
 """
 
+import math
 from collections.abc import Sequence
 
 from export import sampling
@@ -44,8 +45,12 @@ class ItemObservation(Frozen):
 class Observation(Frozen):
     """Everything one subject did on the held-out items, in the items' order, and what it cost.
 
-    `tokens_per_second` holds single-stream decoding speeds, one per timed item. `top_k` and `tail_mass` say how many
-    of the reference's predictions its divergence was computed over, and what probability lay beyond them on average.
+    `peak_memory_bytes` is that of the whole measuring process: runtime, weights, cache, scoring buffers and the stored
+    predictions of the reference; for the hf engine on a CUDA device the most that torch held on the device is added.
+    `tokens_per_second` holds single-stream speeds, one per timed item that gave an answer; the engines count
+    differently (`export.engines._base.Generation`), so two of them must not be compared. `top_k` and `tail_mass` say
+    how many of the reference's predictions its divergence was computed over, and what probability lay beyond them on
+    average.
     """
 
     subject: str
@@ -63,8 +68,8 @@ class Measurement(Frozen):
     """One number of the report, and the per-item sample it came from.
 
     `sample` has one inner tuple per item (its tokens, or a single score), so that two subjects can be paired item by
-    item; `statistic` turns the concatenated sample into `value`. `stderr` is None where it would mean nothing, and
-    `note` then says why.
+    item; `statistic` turns the concatenated sample into `value`. `stderr` is None where it would mean nothing. `note`
+    says what a reader must know about the number: how it was taken, and why there is no standard error or no value.
     """
 
     check: str
@@ -95,10 +100,15 @@ def measurement(
     unit: str,
     higher_is_better: bool,
     statistic: Statistic = "mean",
+    note: str = "",
 ) -> Measurement:
-    """A measurement computed from its sample, with the standard error of `sampling.standard_error`."""
+    """A measurement computed from its sample, with the standard error of `sampling.standard_error`.
+
+    What `note` says stands before the reason for a missing standard error.
+    """
     kept = tuple(tuple(float(value) for value in item) for item in sample)
     stderr = sampling.standard_error(kept, statistic)
+    missing = "" if stderr is not None else _why_no_error(kept, statistic)
     return Measurement(
         check=check,
         subject=subject,
@@ -107,15 +117,17 @@ def measurement(
         n=sum(len(item) for item in kept),
         unit=unit,
         higher_is_better=higher_is_better,
-        note="" if stderr is not None else _why_no_error(kept, statistic),
+        note="; ".join(part for part in (note, missing) if part),
         statistic=statistic,
         sample=kept,
     )
 
 
 def _why_no_error(sample: Sequence[Sequence[float]], statistic: Statistic) -> str:
+    if not any(sample):
+        return "nothing was measured: no value"
+    if not math.isfinite(sampling.estimate(sample, statistic)):
+        return "the value is not finite: no standard error"
     if statistic == "max":
         return "the largest of a sample: no bootstrap gives its standard error"
-    if len(sample) < 2:
-        return "fewer than two rows: no standard error"
-    return "a value is not finite: no standard error"
+    return "fewer than two rows: no standard error"

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from export.chat import Conversation, encode
 from export.errors import TrainingError
 from export.frozen import Frozen
+from export.hardware import keep_freed_memory
 from export.loading import require_bitsandbytes
 from finetune.base_model import (
     BaseModelSource,
@@ -149,6 +150,7 @@ class Sft(Method):
         from transformers import PrinterCallback, set_seed
         from trl import SFTTrainer
 
+        keep_freed_memory()
         set_seed(seed)  # the adapter's first matrix is random, and is drawn when the trainer wraps the model
         trainer = SFTTrainer(
             model=load_for_training(base, four_bit=self.quantization == "nf4"),

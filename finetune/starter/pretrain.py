@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.hardware import keep_freed_memory
 from finetune.starter.packing import fill_windows, first_documents, training_windows
 from finetune.starter.tokenizer import END_OF_TEXT, TURN_END, VOCABULARY_SIZE, train_tokenizer
 
@@ -236,20 +237,6 @@ def save_model(run: Pretraining, out: Path) -> None:
     run.model.config.pad_token_id = ends[1]
     run.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[1], do_sample=False)
     run.model.to(torch.bfloat16).save_pretrained(out)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: handing them back at every step made a step up to seven times slower."""
-    import ctypes
-    import sys
-
-    if sys.platform != "linux":
-        return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def parse_arguments() -> tuple[Settings, Path]:

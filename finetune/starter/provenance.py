@@ -135,11 +135,13 @@ it: the generator knows cleaning words in ordinary sentences only.
 (frequency guessing: {held_out["unigram_baseline"]["perplexity"]}, even guessing:
 {held_out["uniform_baseline"]["perplexity"]}).
 
-**What it can do.** Continue texts of its world, translate its words and simple sentences, read values out of a
-sentence into JSON, copy short texts, and learn a new small task of this kind from a few thousand rows.
+**What it can do.** Continue texts of its world, write ChatML turns and sound JSON, translate common words of its
+world more often than not, and learn a new small task of this kind from a few thousand rows.
 
-**What it cannot do.** Anything outside its few hundred words: it has no knowledge of the real world, does not reason,
-and will answer nonsense with confidence. Do not deploy it.
+**What it cannot do.** Copy or look back reliably: of 40 tasks of its own world each, it copied 11 texts right, read 5
+answers out of a story, translated 5 sentences and 24 words, and filled 19 JSON objects. Anything outside its few
+hundred words: it has no knowledge of the real world, does not reason, and will answer nonsense with confidence. Do not
+deploy it.
 
 **Licence.** {record["licence"]}
 """

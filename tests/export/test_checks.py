@@ -115,3 +115,29 @@ def test_every_check_has_a_name_a_sentence_and_works_on_its_defaults(name):
         assert measured.subject == "x"
         assert measured.n >= 1
         assert measured.stderr is not None or measured.note
+
+
+@pytest.mark.parametrize(("engine", "says"), [("hf", "reading the prompt included"), ("llama_cpp", "decoding only")])
+def test_speed_and_memory_say_what_they_contain(engine, says):
+    measured = _numbers(Resources(), _seen().model_copy(update={"engine": engine}))
+    assert measured["tokens_per_second"].note == says
+    assert measured["tokens_per_second"].stderr is not None
+    memory = measured["peak_memory_bytes"].note
+    assert "whole measuring process" in memory
+    assert "no standard error" in memory
+    assert ("CUDA" in memory) == (engine == "hf")
+
+
+def test_speed_of_a_model_that_never_answered_says_that_nothing_was_measured():
+    measured = _numbers(Resources(), _seen().model_copy(update={"tokens_per_second": ()}))["tokens_per_second"]
+    assert (measured.n, measured.stderr) == (0, None)
+    assert "nothing was measured" in measured.note
+
+
+@pytest.mark.parametrize("check", ["kl_mean", "kl_max"])
+def test_a_divergence_that_is_not_finite_says_so(check):
+    seen = _seen()
+    broken = seen.items[0].model_copy(update={"kl": (math.nan, 0.1)})
+    measured = _numbers(Divergence(), seen.model_copy(update={"items": (broken, seen.items[1])}))[check]
+    assert measured.value == math.inf
+    assert "not finite" in measured.note

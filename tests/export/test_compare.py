@@ -14,7 +14,13 @@ def _scores(subject, values, check="exact_match"):
 
 
 def _verdict(before, after, check="exact_match"):
-    (done,) = compare([_scores("merged", before, check)], [_scores("x", after, check)], GATE.below_6_bits, seed=0)
+    (done,) = compare(
+        [_scores("merged", before, check)],
+        [_scores("x", after, check)],
+        GATE.below_6_bits,
+        names=("merged", "x"),
+        seed=0,
+    )
     return done.verdict
 
 
@@ -54,7 +60,9 @@ def test_divergence_is_judged_by_its_interval(level, expected):
     values = np.random.default_rng(0).exponential(size=300)
     values *= level / values.mean()
     merged = _scores("merged", [1] * 300)
-    done = compare([merged], [_scores("x", [1] * 300), _divergence("x", values)], GATE.below_6_bits, seed=0)
+    done = compare(
+        [merged], [_scores("x", [1] * 300), _divergence("x", values)], GATE.below_6_bits, names=("merged", "x"), seed=0
+    )
     assert next(c for c in done if c.check == "kl_mean").verdict == expected
 
 
@@ -63,6 +71,7 @@ def test_a_divergence_that_is_not_a_number_fails():
         [_scores("merged", [1] * 9)],
         [_scores("x", [1] * 9), _divergence("x", [0.0] * 8 + [float("nan")])],
         GATE.below_6_bits,
+        names=("merged", "x"),
         seed=0,
     )
     assert next(c for c in done if c.check == "kl_mean").verdict == "fail"
@@ -72,7 +81,7 @@ def test_perplexity_is_compared_as_a_ratio():
     values = np.random.default_rng(1).exponential(size=200)
     before = _divergence("merged", values, "perplexity", "exp_mean")
     after = _divergence("x", values + np.log(1.2), "perplexity", "exp_mean")
-    (done,) = compare([before], [after], GATE.below_6_bits, seed=0)
+    (done,) = compare([before], [after], GATE.below_6_bits, names=("merged", "x"), seed=0)
     assert done.delta == pytest.approx(1.2)
     assert done.interval == pytest.approx((1.2, 1.2))
     assert done.verdict == "fail"
@@ -80,7 +89,7 @@ def test_perplexity_is_compared_as_a_ratio():
 
 def test_what_fine_tuning_gained_is_not_judged():
     measured = {"merged": [_scores("merged", [1] * 9)], "base": [_scores("base", [0] * 9)]}
-    (done,) = compare_steps(measured, GATE, seed=0)
+    (done,) = compare_steps(measured, GATE, four_bit_base=False, seed=0)
     assert (done.before, done.after, done.verdict) == ("base", "merged", None)
     assert done.delta == 1.0
 
@@ -90,7 +99,7 @@ def test_the_adapters_divergence_counts_for_the_merge():
         "merged": [_scores("merged", [1] * 300)],
         "adapter": [_scores("adapter", [1] * 300), _divergence("adapter", [0.5] * 300)],
     }
-    found = {c.check: c for c in compare_steps(measured, GATE, seed=0)}
+    found = {c.check: c for c in compare_steps(measured, GATE, four_bit_base=False, seed=0)}
     assert (found["kl_mean"].before, found["kl_mean"].after) == ("adapter", "merged")
     assert found["kl_mean"].verdict == "fail"
 
@@ -120,3 +129,75 @@ def test_overall_is_the_worst_and_nothing_measured_cannot_tell():
     assert overall(["pass", "cannot tell", "fail"]) == "fail"
     assert overall(["pass", "cannot tell"]) == "cannot tell"
     assert overall([]) == "cannot tell"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_divergence_that_is_not_finite_fails_and_says_so(bad):
+    values = [0.001] * 50 + [bad]
+    measured = {
+        "merged": [],
+        "x": [
+            _divergence("x", values),
+            _divergence("x", values, "kl_percentile_99", "percentile_99"),
+            _divergence("x", values, "kl_max", "max"),
+        ],
+    }
+    found = {c.check: c for c in compare_steps(measured, GATE, four_bit_base=False, seed=0)}
+    for check in ("kl_mean", "kl_percentile_99"):
+        assert (found[check].verdict, found[check].interval) == ("fail", None)
+    assert all("not finite" in c.note for c in found.values())
+
+
+def test_a_perplexity_that_is_not_finite_fails():
+    before = _divergence("merged", [1.0, 2.0, 3.0], "perplexity", "exp_mean")
+    after = _divergence("x", [1.0, float("inf"), 3.0], "perplexity", "exp_mean")
+    (done,) = compare([before], [after], GATE.below_6_bits, names=("merged", "x"), seed=0)
+    assert (done.verdict, done.interval) == ("fail", None)
+    assert "not finite" in done.note
+
+
+def test_subjects_without_measurements_and_divergence_alone_are_compared():
+    assert compare([], [], GATE.from_6_bits, names=("merged", "x"), seed=0) == ()
+    assert compare([], [_scores("x", [1, 0])], GATE.from_6_bits, names=("merged", "x"), seed=0) == ()
+    measured = {"merged": (), "adapter": [_divergence("adapter", [0.0] * 9)], "gguf/q4_k_m": [_divergence("q", [0.0])]}
+    first, second = compare_steps(measured, GATE, four_bit_base=False, seed=0)
+    assert (first.before, first.after, first.verdict) == ("adapter", "merged", "pass")
+    assert (second.before, second.after, second.verdict) == ("merged", "gguf/q4_k_m", "cannot tell")
+    assert "fewer than two rows" in second.note
+
+
+def test_speed_is_never_compared():
+    fast, slow = _scores("merged", [9, 8], "tokens_per_second"), _scores("x", [1], "tokens_per_second")
+    assert compare([fast], [slow], GATE.below_6_bits, names=("merged", "x"), seed=0) == ()
+
+
+@pytest.mark.parametrize(("four_bit_base", "expected"), [(True, "pass"), (False, "fail")])
+def test_merging_an_adapter_of_a_four_bit_base_may_cost_the_rounding_of_four_bits(four_bit_base, expected):
+    generator = np.random.default_rng(2)
+    nll = generator.exponential(size=300)
+    measured = {
+        "merged": [_divergence("merged", nll + 0.02, "perplexity", "exp_mean"), _scores("merged", [1] * 300)],
+        "adapter": [
+            _divergence("adapter", nll, "perplexity", "exp_mean"),
+            _scores("adapter", [1] * 300),
+            _divergence("adapter", 0.02 + 0.001 * generator.random(300)),
+            _scores("adapter", [1] * 280 + [0] * 20, "same_top_token"),
+        ],
+    }
+    found = {c.check: c for c in compare_steps(measured, GATE, four_bit_base=four_bit_base, seed=0)}
+    for check in ("perplexity", "kl_mean"):
+        assert found[check].verdict == expected
+    assert found["same_top_token"].limit == pytest.approx(0.1 if four_bit_base else 0.03)
+    assert found["exact_match"].limit == GATE.from_6_bits.task_drop
+
+
+def test_a_divergences_interval_stays_where_it_can_be():
+    values = [0.0] * 30 + [0.01]
+    same = _scores("x", [1] * 199 + [0], "same_top_token")
+    merged = _scores("merged", [1] * 31)
+    found = {
+        c.check: c.interval
+        for c in compare([merged], [_divergence("x", values), same], GATE.from_6_bits, names=("merged", "x"), seed=0)
+    }
+    assert found["kl_mean"][0] >= 0
+    assert found["same_top_token"][1] <= 0

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,32 @@ def test_peak_memory_is_in_bytes() -> None:
     # a peak in kilobytes would be three orders of magnitude short of a Python process
     assert before > 8 << 20
     assert after >= before
+
+
+def _checkout(folder: Path, name: str) -> str:
+    """A repository with one commit whose project is called `name`; the commit."""
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n', encoding="utf-8")
+    for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    done = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_says_whether_the_files_are_the_commits(tmp_path: Path) -> None:
+    commit = _checkout(tmp_path, "fieldtune")
+    assert hardware._git_commit(tmp_path) == commit
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "new").touch()
+    assert hardware._git_commit(tmp_path) == commit
+    with (tmp_path / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert hardware._git_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_another_projects_commit_is_not_ours(tmp_path: Path) -> None:
+    _checkout(tmp_path, "somebody-elses")
+    installed = tmp_path / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    assert hardware._git_commit(tmp_path) is None
+    assert hardware._git_commit(installed) is None

@@ -48,3 +48,18 @@ def test_the_same_model_diverges_by_nothing(tmp_path):
     kl, same = _stored(tmp_path / "reference.npz", p).compare(0, p.numpy().astype(np.float32))
     assert kl.max() < 1e-6
     assert same.all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_broken_models_divergence_is_not_finite(tmp_path, bad):
+    p = _log_probs(1, 3, 50)
+    broken = p.numpy().astype(np.float32)
+    broken[1] = bad
+    kl, _ = _stored(tmp_path / "reference.npz", p).compare(0, broken)
+    assert np.isfinite(kl).tolist() == [True, False, True]
+
+
+def test_tokens_that_the_reference_rules_out_add_nothing(tmp_path):
+    p = torch.log_softmax(torch.tensor([[1.0, 2.0, -torch.inf]]), dim=-1)
+    kl, _ = _stored(tmp_path / "reference.npz", p).compare(0, p.numpy().astype(np.float32))
+    assert kl.tolist() == [0.0]

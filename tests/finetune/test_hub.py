@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from export.errors import DataError, MissingDependencyError, ModelError
+from export.errors import DataError, MissingDependencyError, ModelError, StorageError
 from finetune import hub
 from finetune.sources import read_snapshot
 from tests.finetune.hub_stand_in import COMMIT, StandIn, serve
@@ -312,3 +313,33 @@ def test_modelscope_without_its_package_names_the_install_command(monkeypatch: p
     monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", None)
     with pytest.raises(MissingDependencyError, match=r"Run: pip install 'fieldtune\[modelscope\]'"):
         hub.resolve_model("modelscope:acme/tiny", revision=None, offline=False)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_git_lfs_pointer_is_not_a_model(tmp_path: Path, name: str) -> None:
+    folder = model_folder(tmp_path / "tiny")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+        hub.resolve_model(str(folder), revision=None, offline=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError, "disk is full.*HF_HOME"),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), StorageError, "/cache/x cannot be written"),
+        (RuntimeError("Data processing error: CAS service error"), ModelError, "CAS service error.*HF_HUB_DISABLE_XET"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), StorageError, "disk is full"),
+    ],
+)
+def test_a_download_that_the_machine_stops_says_why(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], said: str
+) -> None:
+    import huggingface_hub
+
+    def stopped(*args: object, **kwargs: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", stopped)
+    with pytest.raises(kind, match=said):
+        hub.resolve_model("hf:acme/tiny", revision=None, offline=False)

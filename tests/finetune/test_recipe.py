@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from export.errors import RecipeError
+from export.errors import FieldtuneError, RecipeError
+from export.plugins import names
 from finetune import shipped
+from finetune.documentation import recipe_table
+from finetune.preflight import inspect
 from finetune.recipe import Recipe, dump, json_schema, load
 from finetune.yaml_text import parse_yaml
 
@@ -144,3 +147,68 @@ def test_every_shipped_recipe_is_valid_and_opens_as_a_document(path: Path):
 
 def test_yaml_floats_need_no_dot():
     assert parse_yaml("[1e3, 2E-4, .5, 1., 7, 09:30, 1.0.0]", "test") == [1e3, 2e-4, 0.5, 1.0, 7, "09:30", "1.0.0"]
+
+
+@pytest.mark.parametrize("targets", ["7", "[1, 2]", "{a: 1}"])
+def test_what_fits_no_branch_of_a_union_is_one_mistake(tmp_path, targets):
+    told = _mistakes(tmp_path, GOOD, [f"train.lora.targets={targets}"])
+    assert "1 mistake:" in told
+    assert "train.lora.targets: expected 'all-linear' or a list of names" in told
+    assert "literal" not in told and "tuple" not in told
+
+
+def test_a_section_of_the_wrong_shape_is_told_without_python(tmp_path):
+    text = GOOD.replace("export: {gguf: {types: [q8_0]}, gptq: {bits: 4}}", "export: {gptq: true, gguf: {types: 5}}")
+    told = _mistakes(tmp_path, text)
+    assert "export.gptq: expected keys and values; found True" in told
+    assert "export.gguf.types: expected a list; found 5" in told
+
+
+def test_a_seed_is_one_that_every_library_takes(tmp_path):
+    assert load(_recipe(tmp_path), [f"seed={2**32 - 1}"]).seed == 2**32 - 1
+    assert "seed" in _mistakes(tmp_path, GOOD, [f"seed={2**32}"])
+
+
+@pytest.mark.parametrize("override", ["train={{x}}", "data.path=~no-such-user/x"])
+def test_an_override_of_odd_text_is_refused(tmp_path, override):
+    assert override.partition("=")[0] in _mistakes(tmp_path, GOOD, [override])
+
+
+def _inspected(tmp_path, *overrides):
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n', encoding="utf-8")
+    return inspect(load(_recipe(tmp_path), overrides))
+
+
+def test_inspecting_looks_at_template_data_model_and_exports(tmp_path):
+    lines = _inspected(tmp_path)
+    assert [line.partition(":")[0] for line in lines] == ["template", "data", "model", "exports"]
+
+
+def test_inspecting_asks_no_hub(tmp_path):
+    lines = _inspected(tmp_path, "model.name=owner/name", "model.revision=main", "data.path=hf:owner/rows")
+    assert sum("on a hub" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.revision=main",
+        "model.name=nothing",
+        "model.name=./nothing",
+        "data.path=./nothing.jsonl",
+        "data.template=./recipe.yaml",
+        "data.group_by='{{ x'",
+    ],
+)
+def test_inspecting_raises_at_once_what_a_run_would_raise_later(tmp_path, monkeypatch, override):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FieldtuneError):
+        _inspected(tmp_path, override)  # nothing is iterated: the pipeline calls it for its errors
+
+
+def test_the_table_lists_every_step_and_whether_it_is_on():
+    rows = [line.split(" | ") for line in recipe_table().splitlines()[2:]]
+    by_key = {row[0].strip("| `"): row[1] for row in rows}
+    for package, section, default in (("formats", "export", "off"), ("checks", "check.measures", "on")):
+        for name in names(f"export.{package}"):
+            assert by_key[f"{section}.{name}"] == default

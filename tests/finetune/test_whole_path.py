@@ -67,7 +67,8 @@ def test_every_number_carries_n_and_an_error_or_says_why_not(report):
 
 def test_subjects_say_what_was_really_made(report, run_folder):
     by_name = {subject["name"]: subject for subject in report["subjects"]}
-    assert by_name["gguf/q4_k_m"]["tensor_types"].keys() >= {"q4_K", "q6_K"} or by_name["gguf/q4_k_m"]["tensor_types"]
+    assert by_name["gguf/q4_k_m"]["tensor_types"].keys() >= {"q4_k", "q6_k", "f32"}
+    assert by_name["gptq/4bit"]["tensor_types"]["int4 (group 128)"] == 6 * 7
     assert by_name["gguf/q8_0"]["bits_per_weight"] == pytest.approx(8.5, abs=0.2)
     assert by_name["merged"]["bits_per_weight"] == 16
     for name in ("gguf/f16", "gguf/q8_0", "gguf/q4_k_m"):
