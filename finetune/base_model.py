@@ -65,7 +65,8 @@ def open_base(settings: "ModelSettings") -> BaseModelSource:
     path = resolve_model(settings.name, revision=settings.revision, offline=settings.offline)
     config = read_model_config(path)
     if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+        stored = config["quantization_config"]
+        method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else stored
         raise ModelError(
             f"{settings.name} is already quantized ({method}): an adapter cannot be merged into it and it would be "
             "quantized twice. Give the 16-bit model it was made from; 'train.quantization: nf4' saves the same memory."

@@ -8,9 +8,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from export.chat import Conversation, encode
 from export.errors import TrainingError
@@ -40,13 +40,17 @@ _VALID_EVALUATIONS = 4
 _CHECKPOINTS = 10
 
 
+def _one_name_is_a_list(value: object) -> object:
+    return (value,) if isinstance(value, str) and value != "all-linear" else value
+
+
 class Lora(Frozen):
     """The adapter: Hu et al. 2021 (LoRA), Kalajdzievski 2023 (rsLoRA), Liu et al. 2024 (DoRA)."""
 
     rank: int = Field(default=16, ge=1, description="Rank of the update matrices.")
     alpha: float = Field(default=32, gt=0, description="Scale: the update is alpha/rank (rsLoRA: alpha/sqrt(rank)).")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+    targets: Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_one_name_is_a_list)] = Field(
         default="all-linear", description="Module names to adapt; 'all-linear' is every linear layer but the head."
     )
     rslora: bool = Field(default=False, description="Rank-stabilised scaling.")
