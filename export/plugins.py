@@ -8,7 +8,8 @@ its heavy libraries are imported inside its verb, so that a recipe is validated 
 import difflib
 import importlib
 import pkgutil
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, create_model
@@ -65,7 +66,7 @@ def choice_of(package: str, *, on_by_default: bool) -> type[Chosen[Step]]:
 def one_of(package: str, key: str) -> Any:
     """A recipe section that is one step of `package`, told apart by the step's own field `key`."""
     steps = tuple(find(package, name) for name in names(package))
-    return steps[0] if len(steps) == 1 else Annotated[steps, Field(discriminator=key)]
+    return steps[0] if len(steps) == 1 else Annotated[reduce(or_, steps), Field(discriminator=key)]
 
 
 def _field(step: type[Step], on_by_default: bool) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from export.artifacts import EngineName, Fallback
+from export.artifacts import EngineName, Fallback, write_atomically
 from export.checks._base import Measurement
 from export.compare import Comparison, Verdict
 from export.frozen import Frozen
@@ -52,10 +52,8 @@ def write(report: Report, folder: Path) -> Path:
     """
     path = folder / "report.json"
     content = report.model_dump(mode="json", exclude={"measurements": {"__all__": {"sample", "statistic"}}})
-    partial = path.with_suffix(".partial")
     text = json.dumps(_without_non_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text + "\n")
     return path
 
 

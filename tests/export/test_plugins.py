@@ -25,6 +25,21 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+def test_a_section_of_one_step_tells_several_apart_by_their_key(package, tmp_path):
+    from pydantic import TypeAdapter
+
+    folder = tmp_path / "made_up_steps"
+    (folder / "broken.py").unlink()
+    for name in ("sound", "other"):
+        (folder / f"{name}.py").write_text(
+            "from typing import Literal\nfrom export.plugins import Step\n"
+            f"class Found(Step):\n    'Does it.'\n    method: Literal['{name}'] = '{name}'\nstep = Found\n"
+        )
+    section = TypeAdapter(plugins.one_of(package, "method"))
+    assert section.validate_python({"method": "other"}).method == "other"
+    assert section.validate_python({"method": "sound"}).method == "sound"
+
+
 def test_listing_imports_nothing(package):
     assert plugins.names(package) == ("broken", "sound")
     assert f"{package}.sound" not in sys.modules
