@@ -22,11 +22,17 @@ class Opened(NamedTuple):
 
 
 def open_model(
-    folder: Path, *, dtype: "torch.dtype", four_bit_compute: "torch.dtype | None" = None, device: str | None = None
+    folder: Path,
+    *,
+    dtype: "torch.dtype",
+    four_bit_compute: "torch.dtype | None" = None,
+    device: str | None = None,
+    attention: str | None = None,
 ) -> Opened:
     """The causal language model in `folder`, its weights in `dtype`, or in NF4 that computes in `four_bit_compute`.
 
-    Raises ModelError when the folder is broken or its model is none that transformers knows.
+    `attention` names one of transformers' implementations; None leaves the choice to it. Raises ModelError when the
+    folder is broken or its model is none that transformers knows.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -34,6 +40,8 @@ def open_model(
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "local_files_only": True}
     if device is not None:
         settings["device_map"] = device
+    if attention is not None:
+        settings["attn_implementation"] = attention
     if four_bit_compute is not None:
         settings["quantization_config"] = nf4_config(four_bit_compute)
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Qwen's own padding token; where it exists it pads, so that padding is never mistaken for the end of a turn.
 _PADDING = "<|endoftext|>"
+_SHORT_ROW_TOKENS = 128
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -100,12 +101,20 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_for_training(base: BaseModelSource, *, four_bit: bool) -> "PreTrainedModel":
+def load_for_training(base: BaseModelSource, *, four_bit: bool, longest_row_tokens: int) -> "PreTrainedModel":
     """The base model's weights in its computing type, or in NF4 with double quantization for QLoRA."""
     import torch
 
     dtype: torch.dtype = getattr(torch, base.dtype)
-    return open_model(base.path, dtype=dtype, four_bit_compute=dtype if four_bit else None).model
+    # On a CPU, for short rows, plain attention trained 1.3 (float32) to 1.45 times (bfloat16) as fast as the fused one
+    # (58 tokens a row, the starter); for long rows its memory grows with their square.
+    plain = not torch.cuda.is_available() and longest_row_tokens <= _SHORT_ROW_TOKENS
+    return open_model(
+        base.path,
+        dtype=dtype,
+        four_bit_compute=dtype if four_bit else None,
+        attention="eager" if plain else None,
+    ).model
 
 
 def copy_tokenizer(source: Path, tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-GENERATION_BATCH = 16
+GENERATION_BATCH = 32
 
 
 def load(subject: Subject, *, vocabulary_size: int | None, threads: int) -> Engine:

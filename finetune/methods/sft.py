@@ -157,7 +157,9 @@ class Sft(Method):
         keep_freed_memory()
         set_seed(seed)  # the adapter's first matrix is random, and is drawn when the trainer wraps the model
         trainer = SFTTrainer(
-            model=load_for_training(base, four_bit=self.quantization == "nf4"),
+            model=load_for_training(
+                base, four_bit=self.quantization == "nf4", longest_row_tokens=max(map(len, rows["train"]["input_ids"]))
+            ),
             args=self._arguments(base, steps, checkpoints, seed),
             train_dataset=rows["train"],
             eval_dataset=rows["valid"],
