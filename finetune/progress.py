@@ -11,6 +11,7 @@ from export.errors import TrainingError
 from finetune.methods._base import LossPoint
 
 _PLAIN_LINES = 10
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 def loss_points(log_history: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
@@ -46,7 +47,7 @@ class TrainingProgress:
 
         self._points: tuple[LossPoint, ...] = ()
         self._steps = steps
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._plain = not sys.stderr.isatty()
         self._bar = Progress(
             TextColumn("train"),
@@ -105,10 +106,13 @@ class TrainingProgress:
         numbers = f"{shown}  {speed:,.0f} tokens/s"
         self._bar.update(self._task, completed=point.step, numbers=numbers)
         if self._plain and point.loss is not None and self._is_line(point.step):
+            self._last_line = time.monotonic()
             print(f"  step {point.step}/{self._steps}  {numbers}", file=sys.stderr, flush=True)
 
     def _is_line(self, step: int) -> bool:
-        return step == self._steps or step % max(1, self._steps // _PLAIN_LINES) == 0
+        """The first step, the last, every tenth part, and at least a line a minute."""
+        overdue = time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
+        return overdue or step in (1, self._steps) or step % max(1, self._steps // _PLAIN_LINES) == 0
 
     def _last(self, name: str) -> float | None:
         return next((value for p in reversed(self._points) if (value := getattr(p, name)) is not None), None)

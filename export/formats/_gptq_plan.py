@@ -84,6 +84,10 @@ def _linear_layers(config: dict[str, Any], name: str) -> tuple[tuple[LinearLayer
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings))
     except (KeyError, ValueError) as error:
         raise ExportError(f"GPTQ cannot be used for {name}: transformers knows no such language model.") from error
+    except TypeError as error:
+        raise ExportError(
+            f"GPTQ cannot be used for {name}: its config.json does not describe a whole model ({error})."
+        ) from error
     blocks: dict[str, set[str]] = {}
     layers: dict[str, LinearLayer] = {}
     for path, module in model.named_modules():

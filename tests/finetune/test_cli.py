@@ -218,6 +218,8 @@ def test_control_c_in_training_keeps_finished_stages_and_nothing_half_written(wo
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # a shell starts background jobs with the signal ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     # a line of a training step comes from the very loop that is to be stopped

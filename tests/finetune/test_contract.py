@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from transformers import AutoConfig
 
 from export.engines import hf, llama_cpp
 from export.engines._base import Subject
-from export.formats.gguf import Gguf
-from export.formats.gptq import Gptq
 from finetune import cli
 from finetune.data import read_conversations
 from tests.export.tiny_models import build
@@ -77,9 +76,21 @@ def _divergence(p, q):
     return float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
 
 
-@pytest.mark.parametrize("step", [Gguf(), Gptq()], ids=["gguf", "gptq"])
-def test_an_architecture_that_a_runtime_cannot_carry_is_refused_by_name(step):
-    from export.errors import FieldtuneError
-
-    with pytest.raises(FieldtuneError, match="Qwen4ExpForCausalLM"):
-        step.check_model({"architectures": ["Qwen4ExpForCausalLM"], "model_type": "qwen4_exp", "hidden_size": 256})
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "exports"),
+    [("qwen4_exp", "Qwen4ExpForCausalLM", "{gguf: {}}"), ("qwen3_moe", "Qwen3MoeForCausalLM", "{gptq: {}}")],
+)
+def test_an_architecture_that_a_runtime_cannot_carry_is_refused_by_name_before_training(
+    tmp_path, monkeypatch, capsys, model_type, architecture, exports
+):
+    monkeypatch.chdir(tmp_path)
+    model = build(tmp_path / "model", "qwen3", tied=True, hidden_size=64).folder
+    config = AutoConfig.for_model(model_type).to_dict() | {"architectures": [architecture]}
+    (model / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n', encoding="utf-8")
+    recipe = RECIPE.format(model=model).split("export:")[0] + f"export: {exports}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    assert cli.main(["run", "recipe.yaml"]) == 2
+    said = capsys.readouterr()
+    assert architecture in said.err
+    assert "running" not in said.out
