@@ -116,9 +116,11 @@ def _cell(measured: Measurement | None, scale: str) -> str:
     if not math.isfinite(measured.value):
         return "not finite"
     factor, digits = _SCALES[scale]
-    digits = 0 if measured.value * factor >= 1000 else digits
-    text = f"{measured.value * factor:,.{digits}f}"
-    return text if measured.stderr is None else f"{text}±{measured.stderr * factor:,.{digits}f}"
+    value = measured.value * factor
+    # what would be written as nothing but zeros is written with its exponent
+    form = f",.{0 if value >= 1000 else digits}f" if value == 0 or value >= 10**-digits * 10 else ".1e"
+    text = f"{value:{form}}"
+    return text if measured.stderr is None else f"{text}±{measured.stderr * factor:{form}}"
 
 
 _SCALES: Mapping[str, tuple[float, int]] = {
