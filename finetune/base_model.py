@@ -4,7 +4,9 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from export.artifacts import read_model_config, sha256_of_file, sha256_of_json
 from export.chat import Message, render
@@ -14,8 +16,6 @@ from export.loading import open_model, open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from finetune.recipe import ModelSettings
 
 # Qwen's own padding token; where it exists it pads, so that padding is never mistaken for the end of a turn.
 _PADDING = "<|endoftext|>"
@@ -29,6 +29,24 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+
+
+class ModelSettings(Frozen):
+    """The base model, and how it is held while it is trained."""
+
+    name: str = Field(
+        default="starter",
+        description="'starter' (the embedded small model), a local folder (./path), a Hugging Face id (owner/name) or "
+        "modelscope:owner/name.",
+    )
+    revision: str | None = Field(default=None, description="Hub revision: a commit, tag or branch.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Computing type in training; 'auto' takes what this machine's processor is fast in."
+    )
+    thinking: bool = Field(
+        default=False, description="Whether the chat template's thinking mode is on, in training, checks and export."
+    )
+    offline: bool = Field(default=False, description="Never ask a hub: use what is on this machine or stop.")
 
 
 class BaseModelSource(Frozen):
@@ -58,7 +76,7 @@ class BaseModelSource(Frozen):
         return nested if isinstance(nested, dict) else self.config
 
 
-def open_base(settings: "ModelSettings") -> BaseModelSource:
+def open_base(settings: ModelSettings) -> BaseModelSource:
     """Finds the base model (downloading it when it is on a hub) and identifies it. Raises ModelError."""
     from export.hardware import compute_dtype
     from finetune.hub import resolve_model

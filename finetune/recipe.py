@@ -20,6 +20,7 @@ from export.errors import RecipeError
 from export.formats._base import Format
 from export.frozen import Frozen
 from export.plugins import Chosen
+from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
 from finetune.methods._base import Method
 from finetune.yaml_text import parse_yaml, read_yaml
@@ -41,24 +42,6 @@ _EXPECTED = {
     "dict_type": "expected keys and values",
     "tuple_type": "expected a list",
 }
-
-
-class ModelSettings(Frozen):
-    """The base model, and how it is held while it is trained."""
-
-    name: str = Field(
-        default="starter",
-        description="'starter' (the embedded small model), a local folder (./path), a Hugging Face id (owner/name) or "
-        "modelscope:owner/name.",
-    )
-    revision: str | None = Field(default=None, description="Hub revision: a commit, tag or branch.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Computing type in training; 'auto' takes what this machine's processor is fast in."
-    )
-    thinking: bool = Field(
-        default=False, description="Whether the chat template's thinking mode is on, in training, checks and export."
-    )
-    offline: bool = Field(default=False, description="Never ask a hub: use what is on this machine or stop.")
 
 
 class MergeSettings(Frozen):

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.errors import ModelError, RecipeError
-from finetune.base_model import guard_tied_embeddings, load_tokenizer, open_base
+from finetune.base_model import ModelSettings, guard_tied_embeddings, load_tokenizer, open_base
 from finetune.merge import merge
 from finetune.methods._base import Adapter
-from finetune.recipe import MergeSettings, ModelSettings
+from finetune.recipe import MergeSettings
 from tests.export.tiny_models import build
 
 # peft itself reads this property of transformers when it wraps a model
