@@ -4,6 +4,7 @@
 it, and no library's patches reach another engine. The process is `python -m export.observe REQUEST FOLDER`.
 """
 
+import os
 import subprocess
 import sys
 from collections import deque
@@ -81,10 +82,12 @@ def observe(request: Request, out: Path) -> Observed:
     request_path = out / "request.json"
     request_path.write_text(request.model_dump_json(indent=2), encoding="utf-8")
     log = out / "log.txt"
+    # all it needs is on this machine, so no library of it has anything to ask a hub
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     with log.open("w", encoding="utf-8") as file:
         # -P: a folder called export in the working directory is the user's, not this package
         command = [sys.executable, "-P", "-m", "export.observe", str(request_path), str(out)]
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment).returncode
     request_path.unlink()
     if status != 0:
         raise EngineError(f"{request.subject.name} could not be measured. {_last_words(log, status)}")

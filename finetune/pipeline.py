@@ -30,6 +30,7 @@ from export.report import Report, write
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
 from finetune.base_model import BaseModelSource, load_tokenizer, open_base
 from finetune.data import Splits, identity, prepare
+from finetune.hub import is_on_a_hub
 from finetune.merge import merge
 from finetune.methods._base import Adapter
 from finetune.preflight import inspect
@@ -114,6 +115,8 @@ class Run:
     @cached_property
     def base(self) -> BaseModelSource:
         """The base model, on this machine."""
+        if is_on_a_hub(self.recipe.model.name) and not self.recipe.model.offline:
+            self._say(f"model: looking up {self.recipe.model.name} (what is not on this machine yet is downloaded)")
         return open_base(self.recipe.model)
 
     @cached_property

@@ -4,19 +4,22 @@ The rows come as token ids and labels made by `export.chat`, so that the trainer
 cut. What is ours here: the mapping of settings, progress, and refusing to keep anything that is not finite.
 """
 
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from export.chat import Conversation, encode
-from export.errors import TrainingError
+from export.errors import RecipeError, TrainingError
 from export.frozen import Frozen
 from export.hardware import keep_freed_memory
 from export.loading import require_bitsandbytes
+from export.plugins import nearest
 from finetune.base_model import (
     BaseModelSource,
     copy_tokenizer,
@@ -30,7 +33,7 @@ from finetune.progress import TrainingProgress, loss_points
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTConfig, SFTTrainer
 
     from finetune.data import Splits
@@ -117,7 +120,7 @@ class Sft(Method):
         if left is not None:
             say(f"train: going on from {left.name.replace('-', ' ')}, which an interrupted run left")
         started = time.monotonic()
-        with progress:
+        with progress, _out_of_memory_explained():
             trainer.train(resume_from_checkpoint=None if left is None else str(left))
         seconds = time.monotonic() - started
         _require_finite(trainer.model)
@@ -156,10 +159,12 @@ class Sft(Method):
 
         keep_freed_memory()
         set_seed(seed)  # the adapter's first matrix is random, and is drawn when the trainer wraps the model
+        model = load_for_training(
+            base, four_bit=self.quantization == "nf4", longest_row_tokens=max(map(len, rows["train"]["input_ids"]))
+        )
+        self._check_targets(model)
         trainer = SFTTrainer(
-            model=load_for_training(
-                base, four_bit=self.quantization == "nf4", longest_row_tokens=max(map(len, rows["train"]["input_ids"]))
-            ),
+            model=model,
             args=self._arguments(base, steps, checkpoints, seed),
             train_dataset=rows["train"],
             eval_dataset=rows["valid"],
@@ -172,6 +177,18 @@ class Sft(Method):
                 parameter.data = parameter.data.float()  # TRL casts a QLoRA adapter to bfloat16, whatever the processor
         trainer.remove_callback(PrinterCallback)  # it would print every log as a dictionary beside the progress
         return trainer
+
+    def _check_targets(self, model: "PreTrainedModel") -> None:
+        """Raises RecipeError when a target names no linear layer of the model."""
+        import torch
+
+        if isinstance(self.lora.targets, str):
+            return
+        linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        for target in self.lora.targets:
+            if not any(name == target or name.endswith(f".{target}") for name in linear):
+                known = tuple(sorted({name.rpartition(".")[2] for name in linear}))
+                raise RecipeError(f"train.lora.targets: no layer is called {target!r}. {nearest(target, known)}")
 
     def _lora_config(self) -> "LoraConfig":
         from peft import LoraConfig
@@ -267,8 +284,30 @@ class Sft(Method):
 
 def _last_checkpoint(checkpoints: Path) -> Path | None:
     """The newest complete checkpoint: transformers writes the trainer's state when the weights are there."""
-    found = [path for path in checkpoints.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    found = [path for path in checkpoints.glob("checkpoint-*") if _is_whole(path / "trainer_state.json")]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether a trainer's state is there and was written to its end."""
+    try:
+        return isinstance(json.loads(state.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _out_of_memory_explained() -> Iterator[None]:
+    """Turns a device's out-of-memory error into what can be done about it."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the device ran out of memory. Raise train.accumulation (the batch is then split), set "
+            "train.gradient_checkpointing: true or train.quantization: nf4, or lower data.max_tokens."
+        ) from error
 
 
 def _require_finite(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,24 @@ def test_tied_embeddings_cannot_be_targets(work, capsys):
     said = _said(capsys, "train", "recipe.yaml", "--set", "train.lora.targets=[q_proj, lm_head]")
     assert "tied" in said
     assert not _final_names(work)
+
+
+def test_a_target_that_is_no_layer(work, capsys):
+    said = _said(capsys, "train", "recipe.yaml", "--set", "train.lora.targets=[qproj]")
+    assert "no layer is called 'qproj'. Did you mean 'q_proj'?" in said
+    assert "adapter" not in _final_names(work)
+
+
+def test_a_folders_own_code_is_never_run(work, model, capsys, monkeypatch):
+    trap = work / "trap"
+    shutil.copytree(model, trap)
+    config = json.loads((trap / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "trap", "auto_map": {"AutoConfig": "trap.C", "AutoModelForCausalLM": "trap.M"}}
+    (trap / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (trap / "trap.py").write_text(f"open({str(work / 'sprung')!r}, 'w').close()\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    _said(capsys, "train", "recipe.yaml", "--set", f"model.name={trap}")
+    assert not (work / "sprung").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_nothing(work, capsys):
