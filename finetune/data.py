@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "valid", "held_out"]
 DropReason = Literal["empty_prompt", "empty_answer", "duplicate", "too_long", "nothing_to_learn"]
+_SPLIT_NAMES = ("train", "valid", "held-out")
 Origin = Literal["local", "generated", "hf", "modelscope"]
 
 
@@ -98,6 +99,13 @@ class Splits(StageResult):
     held_out: SplitCounts
     fingerprint: str
     source: dict[str, str]
+
+    def account(self) -> str:
+        """What became of the rows, in a line: read, kept, dropped by reason, and where they went."""
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items() if count) or "none"
+        parts = ", ".join(f"{name} {getattr(self, name.replace('-', '_')).rows:,}" for name in _SPLIT_NAMES)
+        left_out = f", {self.sampled_out:,} left out by data.rows" if self.sampled_out else ""
+        return f"{self.read:,} rows read, {self.kept:,} kept (dropped: {dropped}{left_out}); {parts}"
 
     @property
     def train_path(self) -> Path:

@@ -141,7 +141,9 @@ class Run:
                 out=out,
             )
 
-        return self._stage(self.folder / "data", "data", inputs, work, Splits)
+        splits = self._stage(self.folder / "data", "data", inputs, work, Splits)
+        self._say(f"data: {splits.account()}")
+        return splits
 
     @cached_property
     def adapter(self) -> Adapter:

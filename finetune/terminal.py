@@ -7,8 +7,6 @@ from pathlib import Path
 
 from export.report import Report, held_out_rows, scored_tokens, table
 
-_TABLE_WIDTH = 110
-
 
 def say(line: str) -> None:
     """Prints one line of progress at once, also into a pipe."""
@@ -33,6 +31,7 @@ def show_report(report: Report, folder: Path) -> None:
     """Prints the before/after table, what was done otherwise than asked, the verdict and where the report is."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     headings, rows = table(report)
@@ -45,8 +44,9 @@ def show_report(report: Report, folder: Path) -> None:
     for row in rows:
         drawn.add_row(*row)
     console = Console()
-    # a pipe or a narrow terminal would cut the numbers: the table then keeps its own width
-    console = console if console.is_terminal and console.width >= _TABLE_WIDTH else Console(width=_TABLE_WIDTH)
+    # a pipe or a narrow terminal would cut the numbers: the table then keeps the width it needs
+    needed = Measurement.get(Console(width=500), Console(width=500).options, drawn).maximum
+    console = console if console.is_terminal and console.width >= needed else Console(width=needed)
     console.print(drawn)
     for line in _remarks(report):
         console.print(line, highlight=False, soft_wrap=True)
@@ -67,7 +67,11 @@ def _remarks(report: Report) -> list[str]:
             interval = "" if c.interval is None else f" [{c.interval[0]:.4f}, {c.interval[1]:.4f}]"
             limit = "" if c.limit is None else f", limit {c.limit:g}"
             note = f" ({c.note})" if c.note else ""
-            lines.append(f"{c.after}: {c.check} {c.verdict}: {c.scale} {c.delta:.4f}{interval}{limit}, n {c.n:,}{note}")
+            why = ", too few held-out rows to decide" if c.verdict == "cannot tell" else ""
+            lines.append(
+                f"{c.after} against {c.before}: {c.check} {c.verdict}{why}: "
+                f"{c.scale} {c.delta:.4f}{interval}{limit}, n {c.n:,}{note}"
+            )
     return lines
 
 

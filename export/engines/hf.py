@@ -205,7 +205,7 @@ def _attach(model: Any, adapter: Path) -> Any:
     except ImportError as error:
         raise MissingDependencyError("peft", "running an adapter", "pip install peft") from error
     try:
-        with warnings.catch_warnings():
+        with quiet_gptqmodel(), warnings.catch_warnings():
             # peft only warns when the adapter's file lacks weights its config asks for; such an adapter does nothing
             warnings.filterwarnings("error", message="Found missing adapter keys")
             # peft reads this deprecated property of transformers

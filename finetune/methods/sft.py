@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from export.chat import Conversation, encode
+from export.engines.hf import quiet_gptqmodel
 from export.errors import RecipeError, TrainingError
 from export.frozen import Frozen
 from export.hardware import keep_freed_memory
@@ -125,6 +126,7 @@ class Sft(Method):
         seconds = time.monotonic() - started
         _require_finite(trainer.model)
         trainer.model.save_pretrained(out)
+        (out / "README.md").unlink(missing_ok=True)  # peft's empty model card, with this machine's paths in it
         copy_tokenizer(base.path, tokenizer, out)  # with the turn end it was trained to stop at
         return self._result(base, out, trainer, seconds, rows["train"])
 
@@ -163,15 +165,16 @@ class Sft(Method):
             base, four_bit=self.quantization == "nf4", longest_row_tokens=max(map(len, rows["train"]["input_ids"]))
         )
         self._check_targets(model)
-        trainer = SFTTrainer(
-            model=model,
-            args=self._arguments(base, steps, checkpoints, seed),
-            train_dataset=rows["train"],
-            eval_dataset=rows["valid"],
-            processing_class=tokenizer,
-            peft_config=self._lora_config(),
-            callbacks=[progress.callback()],
-        )
+        with quiet_gptqmodel():  # peft imports it while it wraps layers, and it prints a banner
+            trainer = SFTTrainer(
+                model=model,
+                args=self._arguments(base, steps, checkpoints, seed),
+                train_dataset=rows["train"],
+                eval_dataset=rows["valid"],
+                processing_class=tokenizer,
+                peft_config=self._lora_config(),
+                callbacks=[progress.callback()],
+            )
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # TRL casts a QLoRA adapter to bfloat16, whatever the processor

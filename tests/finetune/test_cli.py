@@ -268,6 +268,8 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
     assert cli.main(["merge", "recipe.yaml"]) == 0
     second = capsys.readouterr().out
     assert "train: running" in first
+    assert "data: 40 rows read, 40 kept (dropped: none); train 30, valid 2, held-out 8" in first
+    assert not (work / "runs/test/adapter/README.md").exists()
     for stage in ("data", "train", "merge"):
         assert f"{stage}: already done" in second
     assert cli.main(["merge", "recipe.yaml", "--set", "train.lora.rank=4"]) == 0
