@@ -26,10 +26,6 @@ class StageResult(Frozen):
 
     folder: Path = Field(exclude=True)
 
-    def at(self, folder: Path) -> "StageResult":
-        """The same result, found in another place: where the folder was moved to when the stage was complete."""
-        return self.model_copy(update={"folder": folder})
-
 
 class ModelFolder(StageResult):
     """A complete Hugging Face model folder in 16 or 32 bits: weights, config, tokenizer, chat template."""
