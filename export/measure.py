@@ -63,7 +63,7 @@ def measure(
         }
         name = candidate.subject.name
         place = folder / name.replace("/", "-")
-        observed[name] = run_stage(place, f"check {name}", inputs, partial(observe, request), Observed, say)
+        observed[name] = run_stage(place, f"check {name}", inputs, partial(observe, request, say=say), Observed, say)
     records = {name: done.read() for name, done in observed.items()}
     return {
         name: tuple(m for check in checks for m in check.measure(items.items, seen)) for name, seen in records.items()

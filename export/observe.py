@@ -7,7 +7,9 @@ it, and no library's patches reach another engine. The process is `python -m exp
 import os
 import subprocess
 import sys
+import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.reference import Reference, ReferenceWriter
+
+# A subject that takes minutes says how far it is about this often.
+_SECONDS_BETWEEN_LINES = 30.0
 
 # Single-stream speed is timed on this many rows: enough for an interval, few enough to cost seconds.
 _TIMED_ITEMS = 8
@@ -74,8 +79,8 @@ class Request(Frozen):
     threads: int
 
 
-def observe(request: Request, out: Path) -> Observed:
-    """Observes a subject in a process of its own, which writes into `out`.
+def observe(request: Request, out: Path, say: Callable[[str], None]) -> Observed:
+    """Observes a subject in a process of its own, which writes into `out`; `say` hears how far it is.
 
     Raises EngineError with that process's last words when it fails.
     """
@@ -84,14 +89,32 @@ def observe(request: Request, out: Path) -> Observed:
     log = out / "log.txt"
     # all it needs is on this machine, so no library of it has anything to ask a hub
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    with log.open("w", encoding="utf-8") as file:
-        # -P: a folder called export in the working directory is the user's, not this package
-        command = [sys.executable, "-P", "-m", "export.observe", str(request_path), str(out)]
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment).returncode
+    reading, writing = os.pipe()  # apart from its output, which libraries print into
+    # -P: a folder called export in the working directory is the user's, not this package
+    command = [sys.executable, "-P", "-m", "export.observe", str(request_path), str(out), str(writing)]
+    with log.open("w", encoding="utf-8") as file, os.fdopen(reading, encoding="utf-8") as progress:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=(writing,))
+        os.close(writing)
+        try:
+            _follow(progress, request.subject.name, say)
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
     request_path.unlink()
     if status != 0:
         raise EngineError(f"{request.subject.name} could not be measured. {_last_words(log, status)}")
     return Observed(folder=out, subject=request.subject.name)
+
+
+def _follow(progress: Iterable[str], name: str, say: Callable[[str], None]) -> None:
+    """Passes on a line of the observing process now and then, until it has no more to say."""
+    last = time.monotonic()
+    for line in progress:
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"  {name}: {line.strip()}")
 
 
 def _last_words(log: Path, status: int) -> str:
@@ -106,7 +129,8 @@ def main() -> int:
     """The observing process: reads the request it is given, writes `observation.json` (and `reference.npz`)."""
     request, out = Request.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     try:
-        observation = _observe_here(request, out)
+        with os.fdopen(int(sys.argv[3]), "w", encoding="utf-8", buffering=1) as progress:
+            observation = _observe_here(request, out, lambda line: print(line, file=progress))
     except EngineError as error:
         print(error)
         return 1
@@ -114,7 +138,7 @@ def main() -> int:
     return 0
 
 
-def _observe_here(request: Request, out: Path) -> Observation:
+def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> Observation:
     from export.hardware import peak_memory_bytes
     from export.reference import Reference, ReferenceWriter
 
@@ -122,7 +146,10 @@ def _observe_here(request: Request, out: Path) -> Observation:
     engine = _load(request, work)
     writer = ReferenceWriter() if request.reference is None else None
     reference = Reference(request.reference) if request.reference is not None else None
-    scores = [_score(engine, index, item, reference, writer) for index, item in enumerate(work.items)]
+    scores = []
+    for index, item in enumerate(work.items):
+        scores.append(_score(engine, index, item, reference, writer))
+        tell(f"{index + 1} of {len(work.items)} rows scored")
     if writer is not None:
         writer.save(out / "reference.npz")
     answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)

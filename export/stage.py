@@ -63,6 +63,7 @@ def run_stage(
         seconds = round(time.monotonic() - started, 3)
         done = Manifest(stage=stage, inputs=dict(inputs), result=result.model_dump(mode="json"), seconds=seconds)
         (partial / MANIFEST).write_text(done.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _give_all_the_mode_of(partial / MANIFEST, partial)
         _replace(folder, partial)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -70,6 +71,17 @@ def run_stage(
             raise storage_error from error
         raise
     return result.model_copy(update={"folder": folder})
+
+
+def _give_all_the_mode_of(example: Path, folder: Path) -> None:
+    """Makes every file as readable as one that was plainly written.
+
+    safetensors hides its own from all but their owner: a colleague or a service could not load the folder.
+    """
+    mode = example.stat().st_mode
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -179,6 +191,8 @@ def _refused(error: OSError, folder: Path) -> str:
     path = Path(os.fsdecode(named)) if isinstance(named, str | bytes | os.PathLike) else folder
     if isinstance(error, PermissionError):
         return f"{path} cannot be {_denied(path)}: permission denied. Change its permissions, or choose another place."
+    if isinstance(error, FileNotFoundError) and path in (folder, *folder.parents):
+        return f"cannot make a folder at {path}: the system takes none in {path.parent}. Choose another place."
     if isinstance(error, FileNotFoundError):
         missing = path if path.parent.is_dir() else path.parent
         return f"there is no {'file or folder' if missing == path else 'folder'} {missing}. Make it, or name another."

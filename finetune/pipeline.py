@@ -54,26 +54,42 @@ class Run:
     def until(self, last: Stage) -> Report | None:
         """Runs the stages up to `last`; the report when that is the check."""
         self._preflight()
+        self.splits  # noqa: B018 - asking for a stage runs it; rows that cannot be used leave nothing behind
         self._write_recipe()
-        if last == "data":
-            self.splits  # noqa: B018 - asking for a stage runs it
-        elif last == "train":
+        if last == "train":
             self.adapter  # noqa: B018
         elif last == "merge":
             self.merged  # noqa: B018
         elif last == "quantize":
             self.exports  # noqa: B018
-        else:
-            return self.report()
-        return None
+        report = self.report() if last == "check" else None
+        self._tell_of_leftovers()
+        return report
 
     def _write_recipe(self) -> None:
-        """Keeps the resolved recipe. A report of another recipe goes: it would tell of artifacts that are replaced."""
+        """Keeps the resolved recipe."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, text = self.folder / "recipe.yaml", dump(self.recipe)
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            (self.folder / "report.json").unlink(missing_ok=True)
-        write_atomically(path, text)
+        write_atomically(self.folder / "recipe.yaml", dump(self.recipe))
+
+    def _drop_report(self) -> None:
+        """A report goes as soon as a stage it stands on is made again: it would tell of files that are replaced."""
+        report = self.folder / "report.json"
+        if report.is_file():
+            report.unlink()
+            self._say(f"the earlier report was removed ({report}): it told of files that are being replaced")
+
+    def _tell_of_leftovers(self) -> None:
+        """Names what lies in the run folder from an earlier recipe or adapter, so that nobody ships it by mistake."""
+        made = {step.folder for step in (self.splits, *self._finished())}
+        later = [self.folder / "merged", *sorted((self.folder / "export").glob("*"))]
+        left = [str(folder) for folder in later if read_manifest(folder) is not None and folder not in made]
+        if left:
+            self._say(f"from an earlier run, not made or checked by this one: {', '.join(left)}")
+
+    def _finished(self) -> tuple[StageResult, ...]:
+        """The results that this run has made or found finished, besides the rows."""
+        known = [vars(self).get(stage) for stage in ("adapter", "merged")]
+        return (*(result for result in known if result is not None), *self._made.values())
 
     def report(self) -> Report:
         """Measures every subject against the merged model and writes report.json."""
@@ -242,4 +258,9 @@ class Run:
 
     def _stage(self, folder: Path, stage: str, inputs: Inputs, work: Callable[[Path], R], result_type: type[R]) -> R:
         inputs = {**inputs, **version_inputs(package_versions(("fieldtune",)))}
-        return run_stage(folder, stage, inputs, work, result_type, self._say)
+
+        def replacing(out: Path) -> R:
+            self._drop_report()
+            return work(out)
+
+        return run_stage(folder, stage, inputs, replacing, result_type, self._say)

@@ -43,6 +43,16 @@ class Adapter(StageResult):
     peak_memory_bytes: int
     losses: tuple[LossPoint, ...]
 
+    def outcome(self) -> str:
+        """How training ended, in a line: the last losses, and what it took."""
+        last = {
+            "loss": next((p.loss for p in reversed(self.losses) if p.loss is not None), None),
+            "valid loss": next((p.valid_loss for p in reversed(self.losses) if p.valid_loss is not None), None),
+        }
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in last.items() if value is not None)
+        memory_gb = self.peak_memory_bytes / 1e9
+        return f"{losses} after {self.steps:,} steps in {self.seconds:,.0f} s, at most {memory_gb:.1f} GB of memory"
+
 
 class Method(Step):
     """A training method. Subclasses are frozen settings with one verb."""

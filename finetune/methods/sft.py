@@ -125,10 +125,11 @@ class Sft(Method):
             trainer.train(resume_from_checkpoint=None if left is None else str(left))
         seconds = time.monotonic() - started
         _require_finite(trainer.model)
-        trainer.model.save_pretrained(out)
-        (out / "README.md").unlink(missing_ok=True)  # peft's empty model card, with this machine's paths in it
+        _save(trainer.model, out)
         copy_tokenizer(base.path, tokenizer, out)  # with the turn end it was trained to stop at
-        return self._result(base, out, trainer, seconds, rows["train"])
+        adapter = self._result(base, out, trainer, seconds, rows["train"])
+        say(f"train: {adapter.outcome()}")
+        return adapter
 
     def _steps(self, rows: int) -> int:
         """Optimizer steps of the run."""
@@ -283,6 +284,15 @@ class Sft(Method):
             peak_memory_bytes=peak_memory_bytes(),
             losses=points,
         )
+
+
+def _save(model: Any, out: Path) -> None:
+    """Writes the adapter so that the same weights are always the same bytes."""
+    config = next(iter(model.peft_config.values()))
+    if isinstance(config.target_modules, set):  # peft keeps, and would write, them in an order that is none
+        config.target_modules = sorted(config.target_modules)
+    model.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)  # peft's empty model card, with this machine's paths in it
 
 
 def _last_checkpoint(checkpoints: Path) -> Path | None:

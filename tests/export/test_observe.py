@@ -1,7 +1,9 @@
 """Observing a subject: what its process says when it fails, and what it costs."""
 
+import os
 import signal
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +43,7 @@ def _fails(tmp_path, request):
     """The error of observing as a stage; whatever it was, nothing of the stage may be left."""
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(EngineError) as failed:
-        run_stage(tmp_path / "seen", "check", {}, lambda out: observe(request, out), Observed, lambda line: None)
+        run_stage(tmp_path / "seen", "check", {}, lambda out: observe(request, out, print), Observed, lambda line: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     return str(failed.value)
 
@@ -71,11 +73,16 @@ def test_a_process_that_is_killed_says_by_what(tmp_path, monkeypatch):
     assert "loading the weights" in said
 
 
-def test_a_subject_is_observed_in_a_process_of_its_own(tmp_path):
+def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tmp_path, monkeypatch):
     folder = tiny_models.build(tmp_path / "model", "qwen2", tied=True, hidden_size=64).folder
     request = _request(tmp_path, engine="hf", path=folder, tokenizer=folder)
-    observed = run_stage(tmp_path / "seen", "check", {}, lambda out: observe(request, out), Observed, lambda line: None)
+    monkeypatch.setattr(observe_module, "_SECONDS_BETWEEN_LINES", 0.0)
+    said: list[str] = []
+    observed = run_stage(
+        tmp_path / "seen", "check", {}, lambda out: observe(request, out, said.append), Observed, print
+    )
     seen = observed.read()
+    assert said == ["  the subject: 1 of 2 rows scored", "  the subject: 2 of 2 rows scored"]
     assert (seen.subject, seen.engine, seen.has_reference) == ("the subject", "hf", False)
     assert [len(item.log_probs) for item in seen.items] == [2, 1]
     assert all(item.finite for item in seen.items)
@@ -98,11 +105,16 @@ class _Engine:
         pass
 
 
+def _unread_pipe():
+    """The number of a descriptor that the observing process may write its progress into."""
+    return str(os.open(os.devnull, os.O_WRONLY))
+
+
 @pytest.mark.parametrize(("cuda", "on_device"), [(True, 7000), (False, 0), (None, 0)])
 def test_peak_memory_adds_what_torch_held_on_a_device(tmp_path, monkeypatch, cuda, on_device):
     request = _request(tmp_path, engine="hf", path=tmp_path)
     (tmp_path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["observe", str(tmp_path / "request.json"), str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["observe", str(tmp_path / "request.json"), str(tmp_path), _unread_pipe()])
     monkeypatch.setattr(observe_module, "_load", lambda request, work: _Engine())
     monkeypatch.setattr(observe_module, "_decode", lambda folder, answers: ["" for _ in answers])
     monkeypatch.setattr("export.hardware.peak_memory_bytes", lambda: 100)

@@ -58,6 +58,18 @@ def test_a_failed_stage_leaves_nothing_and_keeps_the_earlier_result(tmp_path, er
     assert _run(tmp_path / "a", {"x": 1}, [], work=lambda out: pytest.fail("ran again")).words == "hello"
 
 
+def test_a_finished_folder_can_be_read_by_whoever_can_read_its_manifest(tmp_path):
+    def work(out):
+        (out / "below").mkdir()
+        weights = out / "below" / "model.safetensors"
+        weights.touch(mode=0o600)
+        return _Result(folder=out, words="x")
+
+    run_stage(tmp_path / "made", "make", {}, work, _Result, print)
+    modes = {file.stat().st_mode for file in (tmp_path / "made").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "made" / "manifest.json").stat().st_mode}
+
+
 def test_a_folder_without_manifest_is_not_complete(tmp_path):
     _run(tmp_path / "a", {"x": 1}, [])
     (tmp_path / "a" / MANIFEST).unlink()
