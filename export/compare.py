@@ -7,17 +7,19 @@ limits are for what the step is allowed to cost; nothing is asked of a change th
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from export import sampling
-from export.checks._base import Measurement
+from export.checks._base import Measurement, measurement
 from export.frozen import Frozen
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 _WORST_FIRST: tuple[Verdict, ...] = ("fail", "cannot tell", "pass")
+_MOST_ROWS = 10_000  # beyond which the number of rows that a limit needs is not looked for
 
 
 class Limits(Frozen):
@@ -148,6 +150,33 @@ def compare_steps(
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
     """The worst of the verdicts; without any, nothing can be told."""
     return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), "cannot tell")
+
+
+def too_few_rows(rows: int, limits: Limits) -> str | None:
+    """Why a share of right answers on `rows` rows is not to be expected to pass; None when there are rows enough.
+
+    Reckoned for what one hopes for: every answer is right before, and after. With half of them right and none changed
+    the interval is narrower, and fewer rows do.
+    """
+    unchanged = _unchanged(rows, limits)
+    if unchanged.verdict == "pass" or unchanged.interval is None:
+        return None
+    needed = bisect_left(range(1, _MOST_ROWS), True, key=lambda n: _unchanged(n, limits).verdict == "pass") + 1
+    bound, allowed = -unchanged.interval[0] * 100, limits.task_drop_bound * 100
+    return (
+        f"{rows} held-out rows are few: were every answer right before and after, the one-sided 95 % bound of the "
+        f"score's drop would still be {bound:.3g} points, and {allowed:.3g} are allowed. "
+        f"Expect 'cannot tell' at best below {needed:,}{'' if needed < _MOST_ROWS else ' or more'} rows."
+    )
+
+
+def _unchanged(rows: int, limits: Limits) -> Comparison:
+    """The comparison of a score of `rows` answers that are all right, before and after."""
+    sample = [[1.0]] * rows
+    before, after = (
+        measurement("task", name, sample, unit="share", higher_is_better=True) for name in ("before", "after")
+    )
+    return _paired(before, after, limits, seed=0)
 
 
 def _paired(before: Measurement, after: Measurement, limits: Limits | None, seed: int) -> Comparison:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from export.artifacts import StageResult, sha256_of_file, sha256_of_folder
 from export.chat import Conversation, Encoded, encode
+from export.compare import Gate, too_few_rows
 from export.errors import DataError
 from export.frozen import Frozen
 from finetune import hub, shipped, sources, template
@@ -55,7 +56,8 @@ class DataSettings(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.valid_share + self.held_out_share >= 1:
-            raise ValueError("valid_share and held_out_share leave nothing to train on; their sum must be below 1")
+            shares = f"valid_share {self.valid_share} and held_out_share {self.held_out_share}"
+            raise ValueError(f"{shares} leave nothing to train on; their sum must be below 1")
         if self.origin in ("local", "generated"):
             # compared with the default, so that a resolved recipe, which spells out every key, loads again
             fields = type(self).model_fields
@@ -107,20 +109,14 @@ class Splits(StageResult):
         left_out = f", {self.sampled_out:,} left out by data.rows" if self.sampled_out else ""
         return f"{self.read:,} rows read, {self.kept:,} kept (dropped: {dropped}{left_out}); {parts}"
 
-    @property
-    def train_path(self) -> Path:
-        """The rows to train on."""
-        return self.folder / "train.jsonl"
-
-    @property
-    def valid_path(self) -> Path:
-        """The rows to watch training with."""
-        return self.folder / "valid.jsonl"
-
-    @property
-    def held_out_path(self) -> Path:
-        """The rows that no training and no calibration sees."""
-        return self.folder / "held_out.jsonl"
+    def warning(self, gate: Gate, rows: int) -> str | None:
+        """Why no better verdict than `cannot tell` is to be expected where an answer is right or wrong; None when
+        the held-out rows are enough. At most `rows` of them are measured on.
+        """
+        # the merged model is held to these limits in every run, whose verdict is its worst
+        problem = too_few_rows(min(rows, self.held_out.rows), gate.from_6_bits)
+        key = "check.rows" if rows < self.held_out.rows else "data.held_out_share, or give more rows"
+        return problem and f"{problem} Raise {key}."
 
     def conversations(self, split: SplitName) -> tuple[Conversation, ...]:
         """The conversations of one split, in the order they were read."""
@@ -150,7 +146,7 @@ def prepare(
     """
     path = template.find(settings.template)
     mapper = template.RowMapper(template.load(path), system_prompt=settings.system_prompt, group_by=settings.group_by)
-    rows, read = _sample(_rows(settings, seed=seed, offline=offline), settings.rows, seed)
+    rows, read = _sample(read_rows(settings, seed=seed, offline=offline), settings.rows, seed)
     kept, dropped = _filter(rows, mapper, tokenizer, max_tokens=settings.max_tokens, thinking=thinking)
     accounts = f"{read} rows read, {len(kept)} kept, dropped: {dict(dropped) or 'none'}"
     if not kept:
@@ -232,7 +228,8 @@ def read_conversations(path: Path) -> Iterator[Conversation]:
             yield Conversation.model_validate_json(line)
 
 
-def _rows(settings: DataSettings, *, seed: int, offline: bool) -> Iterator[Row]:
+def read_rows(settings: DataSettings, *, seed: int, offline: bool) -> Iterator[Row]:
+    """The rows, one by one, from wherever they come. Raises DataError for the first that cannot be read."""
     if settings.origin == "generated":
         from finetune.grammar import expand
 
@@ -368,7 +365,8 @@ def _counts(items: Sequence[_Kept]) -> SplitCounts:
 
 def _write(path: Path, conversations: Iterable[Conversation]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(conversation.model_dump_json() + "\n" for conversation in conversations)
+        # the only default is a group of no name, which would stand in every row
+        file.writelines(conversation.model_dump_json(exclude_defaults=True) + "\n" for conversation in conversations)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -141,21 +141,27 @@ def _shards(folder: Path) -> list[str]:
         raise ModelError(f"{index} is not an index of weights ({error}). Fetch the model again.") from None
 
 
+def _snapshot(
+    snapshot_download: Callable[..., str], repository: Repository, patterns: tuple[str, ...], offline: bool
+) -> Path:
+    """The folder that a hub's own `snapshot_download` gives: both hubs' take the same arguments."""
+    folder = snapshot_download(
+        repository.name,
+        repo_type=repository.kind,
+        revision=repository.revision,
+        allow_patterns=list(patterns),
+        # a model's subfolders hold other formats of the same weights
+        ignore_patterns=["*/*"] if repository.kind == "model" else None,
+        local_files_only=offline,
+    )
+    return Path(folder)
+
+
 def _from_hugging_face(repository: Repository, patterns: tuple[str, ...], offline: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                repository.name,
-                repo_type=repository.kind,
-                revision=repository.revision,
-                allow_patterns=list(patterns),
-                # a model's subfolders hold other formats of the same weights
-                ignore_patterns=["*/*"] if repository.kind == "model" else None,
-                local_files_only=offline,
-            )
-        )
+        return _snapshot(snapshot_download, repository, patterns, offline)
     except errors.HFValidationError as error:
         raise repository.problem(f"{repository.name!r} cannot be a repository's name: {error}") from None
     # HTTPError is the base of whichever HTTP library this huggingface_hub uses: a download cut off in the middle
@@ -207,16 +213,7 @@ def _from_modelscope(repository: Repository, patterns: tuple[str, ...], offline:
         needed_for = f"{repository.kind}s from ModelScope ({repository.name})"
         raise MissingDependencyError("modelscope", needed_for, "pip install 'fieldtune[modelscope]'") from None
     try:
-        return Path(
-            snapshot_download(
-                repository.name,
-                repo_type=repository.kind,
-                revision=repository.revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=["*/*"] if repository.kind == "model" else None,
-                local_files_only=offline,
-            )
-        )
+        return _snapshot(snapshot_download, repository, patterns, offline)
     # the package raises requests' errors, its own and ValueError, and has moved them between releases
     except Exception as error:
         if disk_is_full(error) or isinstance(error, PermissionError):

@@ -159,6 +159,9 @@ class Run:
 
         splits = self._stage(self.folder / "data", "data", inputs, work, Splits)
         self._say(f"data: {splits.account()}")
+        check = self.recipe.check
+        if getattr(check.measures, "exact_match", None) and (few := splits.warning(self.recipe.gate, check.rows)):
+            self._say(f"data: {few}")
         return splits
 
     @cached_property

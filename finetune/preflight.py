@@ -1,46 +1,86 @@
 """What can be known about a recipe without loading a model or asking a hub: for `validate`, and before every run."""
 
-from pathlib import Path
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, TypeVar
 
 from export.artifacts import read_model_config
-from finetune import sources
-from finetune.data import identity
+from export.errors import FieldtuneError, RecipeError
+from export.formats._base import Format
+from export.plugins import Chosen
+from finetune import template
+from finetune.base_model import ModelSettings
+from finetune.data import DataSettings, read_rows
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import Recipe
-from finetune.template import RowMapper, find
-from finetune.template import load as load_template
 
+T = TypeVar("T")
+ROWS_LOOKED_AT = 200
 _LATER = "(on a hub: looked up when the recipe runs)"
 
 
 def inspect(recipe: Recipe) -> tuple[str, ...]:
-    """One line for each thing that was looked at. Raises the error that a run would raise later."""
-    exports = [variant for step in recipe.export.steps() for variant in step.variants()]
-    return (_template(recipe), _data(recipe), _model(recipe), f"exports: {', '.join(exports) or 'none'}")
+    """One line for each thing that was looked at.
+
+    Raises RecipeError with every problem that was found, of the template, the rows, the model, training and the
+    exports, each of which a run would meet later.
+    """
+    problems: list[str] = []
+
+    def looked_at(place: str, look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except FieldtuneError as error:
+            problems.append(f"  {place}: {error}".replace("\n", "\n  "))
+            return None
+
+    mapper = looked_at("template", lambda: _mapper(recipe.data))
+    rows = looked_at("data", lambda: _rows(recipe.data, recipe.seed, mapper))
+    config = looked_at("model", lambda: _model_config(recipe.model))
+    if config is not None:
+        looked_at("train", lambda: recipe.train.check(config))
+    exports = looked_at("export", lambda: _exports(recipe.export))
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise RecipeError(f"the recipe {recipe.name!r} has {count}:\n" + "\n".join(problems))
+    return (
+        f"template: {template.find(recipe.data.template)}",
+        f"data: {recipe.data.path} {rows}",
+        f"model: {recipe.model.name} {_LATER if config is None else _architectures(config)}",
+        f"exports: {exports}",
+    )
 
 
-def _template(recipe: Recipe) -> str:
-    path = find(recipe.data.template)
-    RowMapper(load_template(path), system_prompt=recipe.data.system_prompt, group_by=recipe.data.group_by)
-    return f"template: {path}"
+def _mapper(settings: DataSettings) -> template.RowMapper:
+    found = template.load(template.find(settings.template))
+    return template.RowMapper(found, system_prompt=settings.system_prompt, group_by=settings.group_by)
 
 
-def _data(recipe: Recipe) -> str:
-    settings = recipe.data
-    if settings.origin == "generated":
-        identity(settings, offline=True)
-    elif settings.origin == "local":
-        sources.files_of(Path(settings.path).expanduser())  # not their hash: they may be large
-    else:
-        return f"data: {settings.path} {_LATER}"
-    return f"data: {settings.path}"
+def _rows(settings: DataSettings, seed: int, mapper: template.RowMapper | None) -> str:
+    """What was seen of the rows. Raises DataError at the first that cannot be read or, with a mapper, mapped."""
+    if settings.origin in ("hf", "modelscope"):
+        return _LATER
+    count = 0
+    for row in islice(read_rows(settings, seed=seed, offline=True), ROWS_LOOKED_AT):
+        count += 1
+        if mapper is not None:
+            mapper.conversation(row)
+    return f"({'first' if count == ROWS_LOOKED_AT else 'all'} {count} rows fit the template)"
 
 
-def _model(recipe: Recipe) -> str:
-    settings = recipe.model
+def _model_config(settings: ModelSettings) -> dict[str, Any] | None:
+    """The content of the model's config.json; None for a model on a hub."""
     if is_on_a_hub(settings.name):
-        return f"model: {settings.name} {_LATER}"
-    config = read_model_config(resolve_model(settings.name, revision=settings.revision, offline=True))
-    recipe.train.check(config)
-    architectures = config.get("architectures") or ["unknown architecture"]
-    return f"model: {settings.name} ({', '.join(map(str, architectures))})"
+        return None
+    return read_model_config(resolve_model(settings.name, revision=settings.revision, offline=True))
+
+
+def _architectures(config: dict[str, Any]) -> str:
+    return f"({', '.join(map(str, config.get('architectures') or ['unknown architecture']))})"
+
+
+def _exports(chosen: Chosen[Format]) -> str:
+    """The files and folders to be made. Whether a model fits a format takes heavy libraries, and is asked in a run."""
+    for step in chosen.steps():
+        step.check_installed()
+    return ", ".join(variant for step in chosen.steps() for variant in step.variants()) or "none"

@@ -7,11 +7,9 @@ and the table in the documentation are generated from these classes.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError
 
 from export import plugins
 from export.checks._base import Check
@@ -23,6 +21,7 @@ from export.plugins import Chosen
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
 from finetune.methods._base import Method
+from finetune.mistakes import mistakes
 from finetune.yaml_text import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -33,15 +32,6 @@ else:
     Formats = plugins.choice_of("export.formats", on_by_default=False)
     Checks = plugins.choice_of("export.checks", on_by_default=True)
     Training = plugins.one_of("finetune.methods", "method")
-
-
-# Where pydantic speaks of Python's types.
-_EXPECTED = {
-    "model_type": "expected keys and values",
-    "model_attributes_type": "expected keys and values",
-    "dict_type": "expected keys and values",
-    "tuple_type": "expected a list",
-}
 
 
 class MergeSettings(Frozen):
@@ -122,85 +112,6 @@ def dump(recipe: Recipe) -> str:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, for editors."""
     return Recipe.model_json_schema()
-
-
-def mistakes(schema: type[BaseModel], error: ValidationError) -> list[str]:
-    """Each mistake as a line; what every branch of a union has against one value is one mistake."""
-    lines: dict[tuple[int | str, ...], str] = {}
-    for detail in error.errors(include_url=False):
-        lines.setdefault(_walk(schema, detail["loc"])[0], explain(schema, detail))
-    return list(lines.values())
-
-
-def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
-    """One mistake as a line: where it is, what was found, what was expected."""
-    location, annotation = _walk(schema, detail["loc"])
-    where = ".".join(str(part) for part in location)
-    if detail["type"] == "extra_forbidden":
-        known = tuple(_keys_at(schema, detail["loc"][:-1]))
-        return f"{where}: there is no such key. {plugins.nearest(str(detail['loc'][-1]), known)}"
-    if detail["type"] == "missing":
-        return f"{where}: this key is needed and missing."
-    inside_branch = len(detail["loc"]) - len(location)
-    if inside_branch > 1:  # an item of the value, which is not what the place holds
-        return f"{where}: expected {_described(annotation)}."
-    message = _EXPECTED.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
-    if inside_branch:
-        message = f"expected {_described(annotation)}"
-    found = repr(detail["input"])
-    shown = found if len(found) <= 60 else found[:57] + "..."
-    return f"{where}: {message[0].lower()}{message[1:]}; found {shown}."
-
-
-def _walk(schema: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Any]:
-    """The part of `location` that a user wrote, without the branches of a union, and the annotation of the union."""
-    current: type[BaseModel] | None = schema
-    annotation: Any = None
-    for depth, part in enumerate(location):
-        if _is_union(annotation):
-            return location[:depth], annotation
-        field = None if current is None else current.model_fields.get(str(part))
-        annotation = None if field is None else field.annotation
-        current = None if field is None else settings_class_in(annotation)
-    return location, annotation
-
-
-def _is_union(annotation: Any) -> bool:
-    """Whether pydantic names a branch in an error's place: not where the only other choice is null."""
-    if get_origin(annotation) not in (Union, UnionType):
-        return False
-    return len([branch for branch in get_args(annotation) if branch is not type(None)]) > 1
-
-
-def _described(annotation: Any) -> str:
-    """A type in words: "'all-linear' or a list of names"."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " or ".join(repr(value) for value in inner)
-    if origin in (Union, UnionType):
-        return " or ".join(_described(branch) for branch in inner)
-    if origin in (tuple, list):
-        return "a list of " + {str: "names", int: "numbers", float: "numbers"}.get(inner[0], _described(inner[0]))
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-    return words.get(annotation, "keys and values")
-
-
-def settings_class_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings class in an annotation such as `Gguf | None`; None when there is none in it."""
-    candidates = (annotation, *getattr(annotation, "__args__", ()))
-    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
-
-
-def _keys_at(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """The keys that are valid at a place in the recipe."""
-    current = schema
-    for part in location:
-        field = current.model_fields.get(str(part))
-        inner = None if field is None else settings_class_in(field.annotation)
-        if inner is None:
-            return []
-        current = inner
-    return list(current.model_fields)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

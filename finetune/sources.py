@@ -6,12 +6,20 @@ never skipped: a file with one broken line usually has more wrong with it than t
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from export.errors import DataError
+
+# A byte that is not UTF-8, as Python's surrogateescape keeps it (PEP 383).
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+# What tells a model's or a run's folder from one of rows: both hold JSON too.
+_NOT_ROWS = frozenset({"config.json", "manifest.json", "recipe.yaml"})
+_NEIGHBOURS_LISTED, _ENTRIES_LOOKED_AT = 8, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +175,24 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file with their line ends, with or without a byte order mark."""
-    number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, line in enumerate(file, start=1):  # noqa: B007 - read where decoding fails
-                yield line
+            yield from file
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}, after line {number}: byte {error.object[error.start]:#04x} is not UTF-8. "
-            "Save the file as UTF-8, for example: iconv -f GB18030 -t UTF-8 old > new"
+            f"{path}, line {_undecodable_line(path)}: byte {error.object[error.start]:#04x} is not UTF-8. "
+            "Save the file as UTF-8: from a spreadsheet as 'CSV UTF-8'; or, where it is Chinese, with "
+            "iconv -f GB18030 -t UTF-8 old > new, and where it is Western European, with "
+            "iconv -f LATIN1 -t UTF-8 old > new"
         ) from None
     except PermissionError:
         raise DataError(f"{path} cannot be opened: permission denied.") from None
+
+
+def _undecodable_line(path: Path) -> int:
+    """The first line that is not UTF-8: a file is decoded in blocks of many lines, so the error does not know it."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        return next(number for number, line in enumerate(file, start=1) if _ESCAPED_BYTE.search(line))
 
 
 def _json(text: str, origin: str, *, first_line: int) -> Any:
@@ -218,8 +232,20 @@ def _neighbours(path: Path) -> str:
     """What lies where the missing path should be: a typing slip is easiest to see beside the real names."""
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist either."
-    names = sorted(file.name for file in path.parent.iterdir() if file.is_dir() or file.suffix.lower() in _READERS)
-    return f"In {path.parent}: {', '.join(names[:8]) or 'nothing that could be meant'}."
+    beside = sorted(path.parent.iterdir())
+    names = [place.name for place in beside if place.is_file() and place.suffix.lower() in _READERS]
+    names += [f"{place.name}/" for place in beside if _holds_rows(place)]
+    return f"In {path.parent}: {', '.join(names[:_NEIGHBOURS_LISTED]) or 'nothing that could be meant'}."
+
+
+def _holds_rows(folder: Path) -> bool:
+    """Whether data files lie right in a folder, as far as its first entries show."""
+    try:
+        inside = [place.name for place in islice(folder.iterdir(), _ENTRIES_LOOKED_AT)]
+    except OSError:  # no folder, or one that may not be read
+        return False
+    holds_some = any(Path(name).suffix.lower() in _READERS for name in inside)
+    return holds_some and not folder.name.startswith(".") and _NOT_ROWS.isdisjoint(inside)
 
 
 def _words(error: BaseException) -> str:

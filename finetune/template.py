@@ -21,6 +21,7 @@ from export.errors import DataError, RecipeError
 from export.frozen import Frozen
 from export.plugins import nearest
 from finetune import shipped
+from finetune.mistakes import mistakes
 from finetune.sources import Row
 from finetune.yaml_text import read_yaml
 
@@ -102,7 +103,10 @@ class RowMapper:
         self._system_prompt = system_prompt
         environment = _environment()
         self._turns = [(turn.role, environment.from_string(turn.text)) for turn in template.turns]
-        group = group_by if group_by is not None else template.group
+        self._group_place, group = ("group", template.group) if group_by is None else ("data.group_by", group_by)
+        self._needed = dict.fromkeys(template.fields, "")
+        if group is not None and not _is_jinja(group):
+            self._needed[group] = f", which {self._group_place} names,"
         try:
             self._group = environment.from_string(_as_jinja(group)) if group is not None else None
         except jinja2.TemplateSyntaxError as error:
@@ -114,15 +118,15 @@ class RowMapper:
         values = dict.fromkeys(self.template.optional_fields) | row.fields | {WHOLE_ROW: row.fields}
         messages = self._with_system(list(self._messages(row, values)))
         _check_order(messages, row)
-        group = _rendered(self._group, values, row, "group") if self._group else ""
+        group = _rendered(self._group, values, row, self._group_place) if self._group else ""
         return Conversation(messages=tuple(messages), group=group)
 
     def _check_fields(self, row: Row) -> None:
-        for name in self.template.fields:
+        for name, why in self._needed.items():
             if name not in row.fields:
                 here = tuple(row.fields)
                 hint = nearest(name, here) if here else "It has none."
-                raise DataError(f"{row.origin}: the field {name!r} is missing. {hint}")
+                raise DataError(f"{row.origin}: the field {name!r}{why} is missing. {hint}")
 
     def _messages(self, row: Row, values: Mapping[str, Any]) -> Iterable[Message]:
         if self.template.messages_from is None:
@@ -162,7 +166,8 @@ def load(path: Path) -> DataTemplate:
     try:
         return DataTemplate.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise RecipeError(f"{path} is not a data template:\n" + "\n".join(_mistakes(error))) from None
+        lines = [f"  {line}" for line in mistakes(DataTemplate, error)]
+        raise RecipeError(f"{path} is not a data template:\n" + "\n".join(lines)) from None
 
 
 def sha256(path: Path) -> str:
@@ -207,9 +212,14 @@ def _no_json(value: Any) -> Any:
     raise ValueError(f"a {type(value).__name__} has no JSON form: {value!r}")
 
 
+def _is_jinja(group: str) -> bool:
+    """Whether a group is Jinja, and not the name of a field."""
+    return "{{" in group or "{%" in group
+
+
 def _as_jinja(group: str) -> str:
     """A group's Jinja: as it stands, or printing the field that it names."""
-    if "{{" in group or "{%" in group:
+    if _is_jinja(group):
         return group
     return "{{ " + f"{WHOLE_ROW}[{json.dumps(group, ensure_ascii=False)}]" + " }}"
 
@@ -260,15 +270,6 @@ def _check_order(messages: list[Message], row: Row) -> None:
             f"{row.origin}: the turns are {', '.join(roles)}; expected an optional system message, then user and "
             "assistant by turns, the assistant last."
         )
-
-
-def _mistakes(error: ValidationError) -> Iterable[str]:
-    for detail in error.errors():
-        place = ".".join(str(part) for part in detail["loc"])
-        message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden":
-            message = f"unknown key. {nearest(str(detail['loc'][-1]), tuple(DataTemplate.model_fields))}"
-        yield f"  {place + ': ' if place else ''}{message}"
 
 
 def _shipped_names() -> tuple[str, ...]:

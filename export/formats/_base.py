@@ -22,6 +22,9 @@ class Format(Step):
         """The settings that one variant depends on: asking for another variant must not make this one again."""
         raise NotImplementedError
 
+    def check_installed(self) -> None:
+        """Raises MissingDependencyError when an optional package is missing; imports none. By default, none is."""
+
     def check_model(self, config: dict[str, object]) -> None:
         """Raises ExportError or ModelError, before training, when this format cannot carry a model of `config`.
 

@@ -50,9 +50,7 @@ def plan_for(config_json: str) -> Plan:
     name = f"{config.get('model_type')} ({', '.join(config.get('architectures') or ['no architecture named'])})"
     if "quantization_config" in config:
         raise ExportError(f"{name} is quantized already. Quantize the 16-bit model that it was made from.")
-    for package in ("optimum", "gptqmodel"):
-        if find_spec(package) is None:
-            raise MissingDependencyError(package, "GPTQ export", "pip install 'fieldtune[gptq]'")
+    require_packages()
     layers, blocks_differ, share = _linear_layers(config, name)
     # Mixtures of experts hold their experts in one tensor, which is no linear layer; optimum would skip it silently.
     if share < 0.5:
@@ -71,6 +69,13 @@ def plan_for(config_json: str) -> Plan:
         raise ExportError(f"GPTQ cannot be used for {name}: gptqmodel does not list {', '.join(sorted(unlisted))}.")
     ordered = tuple(group for names in passes if (group := tuple(n for n in names if n in offered)))
     return Plan(layers=quantized, passes=ordered, kept=kept, blocks_differ=blocks_differ)
+
+
+def require_packages() -> None:
+    """Raises MissingDependencyError when a package that quantizes is not installed; imports none of them."""
+    for package in ("optimum", "gptqmodel"):
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, "GPTQ export", "pip install 'fieldtune[gptq]'")
 
 
 def _linear_layers(config: dict[str, Any], name: str) -> tuple[tuple[LinearLayer, ...], bool, float]:

@@ -7,8 +7,9 @@ or guessed without it being an error or part of the result.
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from export.artifacts import Fallback, ModelFolder, QuantizedModel, read_model_config, sha256_of_file
 from export.errors import ExportError
@@ -29,7 +30,7 @@ NEEDS_IMPORTANCES = ("iq3_xs", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs",
 class Gguf(Format):
     """Files for llama.cpp: one in 16 bits, and one for each of `types`."""
 
-    types: tuple[str, ...] = Field(
+    types: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
         default=("q8_0", "q4_k_m"),
         description="llama.cpp file types to make besides the 16-bit file, in lower case",
     )

@@ -31,7 +31,7 @@ from export.engines import hf
 from export.engines._base import Subject
 from export.errors import ExportError
 from export.formats._base import Format
-from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_same, plan_for
+from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_same, plan_for, require_packages
 from export.formats._gptq_recording import ModuleRecord, recording
 from export.frozen import Frozen
 from export.hardware import compute_dtype, package_versions
@@ -104,6 +104,10 @@ class Gptq(Format):
     def calibration_rows_wanted(self) -> int:
         """See `Format.calibration_rows_wanted`."""
         return self.calibration_rows
+
+    def check_installed(self) -> None:
+        """See `Format.check_installed`."""
+        require_packages()
 
     def check_model(self, config: dict[str, object]) -> None:
         """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""

@@ -1,10 +1,13 @@
 """Verdicts on changes whose truth is known."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from export.checks._base import measurement
-from export.compare import Gate, compare, compare_steps, nominal_bits, overall
+from export.compare import Gate, Limits, compare, compare_steps, nominal_bits, overall, too_few_rows
 
 GATE = Gate()
 
@@ -189,6 +192,23 @@ def test_merging_an_adapter_of_a_four_bit_base_may_cost_the_rounding_of_four_bit
         assert found[check].verdict == expected
     assert found["same_top_token"].limit == pytest.approx(0.1 if four_bit_base else 0.03)
     assert found["exact_match"].limit == GATE.from_6_bits.task_drop
+
+
+def test_too_few_rows_are_known_before_anything_is_measured():
+    # Wilson's lower bound of a share of 1 is n / (n + z²), so that the bound of the drop is z² / (n + z²)
+    squared = norm.ppf(0.95) ** 2
+    allowed = GATE.from_6_bits.task_drop_bound
+    needed = math.ceil(squared / allowed - squared)
+    assert too_few_rows(needed, GATE.from_6_bits) is None
+    assert _verdict([1] * needed, [1] * needed) == "pass"
+    for rows in (1, 40, needed - 1):
+        assert _verdict([1] * rows, [1] * rows) == "cannot tell"
+        said = too_few_rows(rows, GATE.from_6_bits)
+        assert said.startswith(f"{rows} held-out rows are few: ")
+        assert f"would still be {squared / (rows + squared) * 100:.3g} points, and 2 are allowed" in said
+        assert said.endswith(f"below {needed} rows.")
+    assert too_few_rows(40, Limits(task_drop_bound=0)).endswith("below 10,000 or more rows.")
+    assert too_few_rows(2, Limits(task_drop_bound=1)) is None
 
 
 def test_a_divergences_interval_stays_where_it_can_be():

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import pytest

@@ -85,8 +85,17 @@ def test_a_run_folder_can_be_moved(tmp_path):
     assert moved.folder == tmp_path / "b"
 
 
+# each carries the number or the words, not both, so that neither way of telling hides that the other is broken
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O: No space left on device (os 28)")]
+    "error",
+    [
+        OSError(errno.ENOSPC, "Auf dem Gerät ist kein Speicherplatz mehr verfügbar"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EFBIG, "Datei zu groß"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("I/O error: File too large (os error 27)"),
+    ],
+    ids=["ENOSPC", "EDQUOT", "EFBIG", "words of ENOSPC", "words of EFBIG"],
 )
 def test_a_full_disk_says_what_to_do(tmp_path, error):
     def fail(out):
@@ -172,6 +181,15 @@ def test_a_path_that_leads_nowhere_is_a_storage_problem(tmp_path, place):
     with pytest.raises(OSError) as caught:
         (tmp_path / place).mkdir() if place == "afile" else (tmp_path / place).write_text("x")
     assert str(tmp_path) in str(storage_problem(caught.value, tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that takes no folders")
+@pytest.mark.parametrize("folder", ["/proc/mine", "/proc/mine/run"])
+def test_a_folder_that_the_system_takes_none_in(folder):
+    with pytest.raises(OSError) as caught, locked(Path(folder)):
+        pass
+    said = "cannot make a folder at /proc/mine: the system takes none in /proc. Choose another place."
+    assert str(storage_problem(caught.value, Path(folder))) == said
 
 
 def test_our_own_errors_and_bugs_are_no_storage_problem(tmp_path):

@@ -12,7 +12,6 @@ import pytest
 
 from export import chat
 from finetune import cli
-from tests.export.tiny_models import build
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -23,19 +22,11 @@ train: {{max_steps: {steps}, batch_size: 2}}
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("model") / "tiny", "qwen3", tied=True, hidden_size=64).folder
-
-
 @pytest.fixture
-def work(tmp_path, model, monkeypatch):
+def work(model, start_in_folder):
     """A folder with a recipe and rows that work, to be broken by a test."""
-    monkeypatch.chdir(tmp_path)
     rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(model=model, steps=2), encoding="utf-8")
-    return tmp_path
+    return start_in_folder(RECIPE.format(model=model, steps=2), rows)
 
 
 def _said(capsys, *arguments, status=2):

@@ -27,12 +27,10 @@ export:
 @pytest.mark.parametrize("hidden_size", [256, 224])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "qwen3_5"])
-def test_what_ships_says_what_the_merged_model_says(tmp_path, monkeypatch, architecture, tied, hidden_size):
-    monkeypatch.chdir(tmp_path)
+def test_what_ships_says_what_the_merged_model_says(tmp_path, start_in_folder, architecture, tied, hidden_size):
     model = build(tmp_path / "model", architecture, tied=tied, hidden_size=hidden_size).folder
     rows = [{"question": f"What is {n} and {n}?", "answer": f"It is {n + n}. 是{n + n}。"} for n in range(60)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(model=model), encoding="utf-8")
+    start_in_folder(RECIPE.format(model=model), rows)
     assert cli.main(["quantize", "recipe.yaml"]) == 0
 
     run = tmp_path / "runs/test"
@@ -81,15 +79,13 @@ def _divergence(p, q):
     [("qwen4_exp", "Qwen4ExpForCausalLM", "{gguf: {}}"), ("qwen3_moe", "Qwen3MoeForCausalLM", "{gptq: {}}")],
 )
 def test_an_architecture_that_a_runtime_cannot_carry_is_refused_by_name_before_training(
-    tmp_path, monkeypatch, capsys, model_type, architecture, exports
+    tmp_path, start_in_folder, capsys, model_type, architecture, exports
 ):
-    monkeypatch.chdir(tmp_path)
     model = build(tmp_path / "model", "qwen3", tied=True, hidden_size=64).folder
     config = AutoConfig.for_model(model_type).to_dict() | {"architectures": [architecture]}
     (model / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
-    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n', encoding="utf-8")
     recipe = RECIPE.format(model=model).split("export:")[0] + f"export: {exports}\n"
-    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    start_in_folder(recipe, [{"question": "a", "answer": "b"}])
     assert cli.main(["run", "recipe.yaml"]) == 2
     said = capsys.readouterr()
     assert architecture in said.err

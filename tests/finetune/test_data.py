@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from collections import Counter
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 
 from export.artifacts import sha256_of_file
 from export.chat import Conversation, Message, encode
+from export.compare import Gate, Limits
 from export.errors import DataError, RecipeError
 from finetune.data import DataSettings, Splits, identity, prepare, read_conversations, split_by_group
 from tests.export.chat_tokenizers import build_tokenizer
@@ -69,7 +71,6 @@ def test_the_counts_are_what_the_files_hold(tmp_path: Path) -> None:
         assert counts.scored_tokens == sum(len(item.scored_positions) for item in encoded)
         longest = max([longest, *(len(item.ids) for item in encoded)])
     assert splits.longest_row_tokens == longest
-    assert splits.train_path.parent == splits.valid_path.parent == splits.held_out_path.parent == splits.folder
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -199,6 +200,26 @@ def test_text_comes_back_as_it_was(tmp_path: Path) -> None:
     splits = run(tmp_path, rows)
     found = [item for name in SPLITS for item in splits.conversations(name) if "你好" in item.prompt[0].content]  # type: ignore[arg-type]
     assert [(item.prompt[0].content, item.answer) for item in found] == [(rows[-1]["question"], rows[-1]["answer"])]
+
+
+def test_a_row_without_a_group_is_written_without_one_and_read_again(tmp_path: Path) -> None:
+    splits = run(tmp_path, numbered(9))
+    lines = [json.loads(line) for line in (splits.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(line.keys() == {"messages"} for line in lines)
+    assert [item.group for item in splits.conversations("train")] == [""] * len(lines)
+    grouped = run(tmp_path, numbered(9), group_by="question", name="grouped").folder / "train.jsonl"
+    assert all(json.loads(line)["group"] for line in grouped.read_text(encoding="utf-8").splitlines())
+
+
+def test_too_few_held_out_rows_are_warned_of_with_what_to_raise(tmp_path: Path) -> None:
+    splits = run(tmp_path, numbered(700))
+    assert splits.held_out.rows == 140
+    assert splits.warning(Gate(), rows=300) is None
+    assert re.match(r"100 held-out rows are few: .* below 133 rows\. Raise check\.rows\.$", splits.warning(Gate(), 100))
+    few = run(tmp_path, numbered(50), name="few").warning(Gate(), rows=300)
+    assert re.match(r"10 held-out rows are few: .* Raise data\.held_out_share, or give more rows\.$", few)
+    loose = Gate(from_6_bits=Limits(task_drop_bound=0.3))
+    assert run(tmp_path, numbered(50), name="loose").warning(loose, rows=300) is None
 
 
 def test_a_result_survives_its_manifest(tmp_path: Path) -> None:

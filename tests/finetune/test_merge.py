@@ -13,15 +13,9 @@ from finetune.base_model import ModelSettings, guard_tied_embeddings, load_token
 from finetune.merge import merge
 from finetune.methods._base import Adapter
 from finetune.recipe import MergeSettings
-from tests.export.tiny_models import build
 
 # peft itself reads this property of transformers when it wraps a model
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("base") / "tiny", "qwen3", tied=True, hidden_size=64).folder
 
 
 def _adapter(base, folder, *, rslora=False, dora=False):
@@ -61,9 +55,9 @@ def _merged(base, tmp_path, **adapter):
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_merged_weights_are_base_plus_scaled_product(base_folder, tmp_path, rslora):
-    merged = _merged(base_folder, tmp_path, rslora=rslora)
-    before, after = load_file(base_folder / "model.safetensors"), load_file(merged.folder / "model.safetensors")
+def test_merged_weights_are_base_plus_scaled_product(model, tmp_path, rslora):
+    merged = _merged(model, tmp_path, rslora=rslora)
+    before, after = load_file(model / "model.safetensors"), load_file(merged.folder / "model.safetensors")
     update = load_file(tmp_path / "adapter/adapter_model.safetensors")
     name = "model.layers.0.self_attn.q_proj"
     a, b = (update[f"base_model.model.{name}.lora_{side}.weight"].float() for side in "AB")
@@ -75,23 +69,23 @@ def test_merged_weights_are_base_plus_scaled_product(base_folder, tmp_path, rslo
     assert set(after) == set(before)
 
 
-def test_dora_merges_to_what_the_attached_adapter_computes(base_folder, tmp_path):
+def test_dora_merges_to_what_the_attached_adapter_computes(model, tmp_path):
     from peft import PeftModel
 
-    merged = _merged(base_folder, tmp_path, dora=True)
+    merged = _merged(model, tmp_path, dora=True)
     ids = torch.arange(5, 40)[None]
-    dense = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     attached = PeftModel.from_pretrained(dense, tmp_path / "adapter").eval()
     folded = AutoModelForCausalLM.from_pretrained(merged.folder, dtype=torch.float32).eval()
     with torch.inference_mode():
-        p, q = (model(ids).logits.log_softmax(-1) for model in (attached, folded))
+        p, q = (network(ids).logits.log_softmax(-1) for network in (attached, folded))
     assert torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean() < 1e-3
 
 
-def test_tokenizer_files_are_byte_identical_and_generation_stops_at_the_turn_end(base_folder, tmp_path):
-    merged = _merged(base_folder, tmp_path)
+def test_tokenizer_files_are_byte_identical_and_generation_stops_at_the_turn_end(model, tmp_path):
+    merged = _merged(model, tmp_path)
     for name in ("tokenizer.json", "chat_template.jinja"):
-        assert (merged.folder / name).read_bytes() == (base_folder / name).read_bytes()
+        assert (merged.folder / name).read_bytes() == (model / name).read_bytes()
     generation = json.loads((merged.folder / "generation_config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(merged.folder)
     assert tokenizer.convert_ids_to_tokens(generation["eos_token_id"][0]) == "<|im_end|>"
@@ -99,10 +93,10 @@ def test_tokenizer_files_are_byte_identical_and_generation_stops_at_the_turn_end
     assert tokenizer.pad_token == "<|endoftext|>"
 
 
-def test_a_base_that_names_another_end_learns_and_ships_the_templates(base_folder, tmp_path):
+def test_a_base_that_names_another_end_learns_and_ships_the_templates(model, tmp_path):
     # Qwen's base models say <|endoftext|> although their template ends turns with <|im_end|>
     base = tmp_path / "base"
-    shutil.copytree(base_folder, base)
+    shutil.copytree(model, base)
     config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8"))
     config |= {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     (base / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -119,9 +113,9 @@ def test_a_base_that_names_another_end_learns_and_ships_the_templates(base_folde
     assert ids == [shipped.convert_tokens_to_ids("<|im_end|>"), end]
 
 
-def test_a_template_that_ends_turns_with_plain_text_is_refused(base_folder, tmp_path):
+def test_a_template_that_ends_turns_with_plain_text_is_refused(model, tmp_path):
     base = tmp_path / "base"
-    shutil.copytree(base_folder, base)
+    shutil.copytree(model, base)
     (base / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -130,9 +124,9 @@ def test_a_template_that_ends_turns_with_plain_text_is_refused(base_folder, tmp_
         load_tokenizer(base)
 
 
-def test_a_quantized_base_is_refused_before_anything_else(base_folder, tmp_path):
+def test_a_quantized_base_is_refused_before_anything_else(model, tmp_path):
     base = tmp_path / "base"
-    shutil.copytree(base_folder, base)
+    shutil.copytree(model, base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(ModelError, match=r"already quantized \(gptq\)"):

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from export.errors import FieldtuneError, RecipeError
+from export.errors import RecipeError
 from export.plugins import names
 from finetune import shipped
 from finetune.documentation import recipe_table
-from finetune.preflight import inspect
 from finetune.recipe import Recipe, dump, json_schema, load
 from finetune.yaml_text import parse_yaml
 
@@ -169,41 +168,22 @@ def test_a_seed_is_one_that_every_library_takes(tmp_path):
     assert "seed" in _mistakes(tmp_path, GOOD, [f"seed={2**32}"])
 
 
+def test_shares_that_leave_nothing_are_shown_alone(tmp_path):
+    told = _mistakes(tmp_path, GOOD, ["data.valid_share=0.6", "data.held_out_share=0.5"])
+    assert told.splitlines()[1:] == [
+        "  data: valid_share 0.6 and held_out_share 0.5 leave nothing to train on; their sum must be below 1."
+    ]
+
+
+def test_one_file_type_needs_no_list(tmp_path):
+    assert load(_recipe(tmp_path), ["export.gguf.types=q8_0"]).export.gguf.types == ("q8_0",)
+    told = _mistakes(tmp_path, GOOD, ["export.gguf.types=q8_1"])
+    assert "export.gguf.types: unknown GGUF file type 'q8_1'. Did you mean 'q8_0'?" in told
+
+
 @pytest.mark.parametrize("override", ["train={{x}}", "data.path=~no-such-user/x"])
 def test_an_override_of_odd_text_is_refused(tmp_path, override):
     assert override.partition("=")[0] in _mistakes(tmp_path, GOOD, [override])
-
-
-def _inspected(tmp_path, *overrides):
-    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n', encoding="utf-8")
-    return inspect(load(_recipe(tmp_path), overrides))
-
-
-def test_inspecting_looks_at_template_data_model_and_exports(tmp_path):
-    lines = _inspected(tmp_path)
-    assert [line.partition(":")[0] for line in lines] == ["template", "data", "model", "exports"]
-
-
-def test_inspecting_asks_no_hub(tmp_path):
-    lines = _inspected(tmp_path, "model.name=owner/name", "model.revision=main", "data.path=hf:owner/rows")
-    assert sum("on a hub" in line for line in lines) == 2
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "model.revision=main",
-        "model.name=nothing",
-        "model.name=./nothing",
-        "data.path=./nothing.jsonl",
-        "data.template=./recipe.yaml",
-        "data.group_by='{{ x'",
-    ],
-)
-def test_inspecting_raises_at_once_what_a_run_would_raise_later(tmp_path, monkeypatch, override):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FieldtuneError):
-        _inspected(tmp_path, override)  # nothing is iterated: the pipeline calls it for its errors
 
 
 def test_the_table_lists_every_step_and_whether_it_is_on():

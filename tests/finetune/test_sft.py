@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import cli
-from tests.export.tiny_models import build
 
 RECIPE = """\
 name: test
@@ -17,18 +16,10 @@ train: {{max_steps: 4, batch_size: 4, learning_rate: 1e-2}}
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("model") / "tiny", "qwen3", tied=True, hidden_size=64).folder
-
-
 @pytest.fixture
-def work(tmp_path, model, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def work(model, start_in_folder):
     rows = [{"question": f"What is {n}?", "answer": "It is " + f"{n} " * (1 + n % 7)} for n in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(model=model), encoding="utf-8")
-    return tmp_path
+    return start_in_folder(RECIPE.format(model=model), rows)
 
 
 def _train(out, *overrides):

@@ -140,8 +140,21 @@ def test_rows_before_a_broken_line_are_not_all_there_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
 def test_another_encoding_is_named_with_its_byte_and_a_way_out(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"rows.{ending}", [{"a": "你好"}], encoding="gb18030")
-    with pytest.raises(DataError, match=r"byte 0xc4 is not UTF-8\. Save the file as UTF-8.*iconv"):
+    with pytest.raises(DataError, match=r"byte 0xc4 is not UTF-8\. Save the file as UTF-8.*iconv -f GB18030"):
         fields(path)
+
+
+@pytest.mark.parametrize("line", [1, 2, 700])
+def test_a_byte_that_is_not_utf_8_is_told_with_its_line(tmp_path: Path, line: int) -> None:
+    path = tmp_path / "rows.csv"
+    # lines of all three ends, and more of them than are decoded at once
+    lines = [f"tea {number},b" + ("\n", "\r", "\r\n")[number % 3] for number in range(1, 2001)]
+    lines[line - 1] = "café" + lines[line - 1]
+    path.write_bytes("".join(lines).encode("latin-1"))
+    with pytest.raises(
+        DataError, match=rf"rows\.csv, line {line}: byte 0xe9 is not UTF-8.*'CSV UTF-8'.*iconv -f LATIN1"
+    ):
+        list(read_rows(path))
 
 
 def test_a_missing_file_shows_what_lies_beside_it(tmp_path: Path) -> None:
@@ -150,6 +163,18 @@ def test_a_missing_file_shows_what_lies_beside_it(tmp_path: Path) -> None:
         files_of(tmp_path / "robot.jsonl")
     with pytest.raises(DataError, match="does not exist either"):
         files_of(tmp_path / "no" / "robot.jsonl")
+
+
+def test_what_lies_beside_a_missing_file_is_files_first_and_then_folders_of_rows(tmp_path: Path) -> None:
+    write(tmp_path / "zebras.jsonl", ROWS)
+    write(tmp_path / "more" / "rows.csv", ROWS)
+    write(tmp_path / "runs" / "robot" / "data" / "train.jsonl", ROWS)
+    write(tmp_path / ".cache" / "rows.jsonl", ROWS)
+    write(tmp_path / "model" / "config.json", ROWS)
+    write(tmp_path / "run" / "report.json", ROWS).with_name("recipe.yaml").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=rf"In {tmp_path}: zebras\.jsonl, more/\.$"):
+        files_of(tmp_path / "robot.jsonl")
 
 
 def test_a_folder_without_data(tmp_path: Path) -> None:

@@ -169,13 +169,23 @@ def test_a_template_that_cannot_work_is_refused_when_it_is_read(changes: dict[st
 
 def test_every_mistake_in_a_file_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("description: x\nfield: {a: b}\nturns: [{role: robot, text: x}]\n")
+    path.write_text("description: x\nfield: {a: b}\nturns: [{role: robot, text: x, txt: y}]\n")
     with pytest.raises(RecipeError) as caught:
         load(path)
     message = str(caught.value)
-    assert "field: unknown key. Did you mean 'fields'?" in message
-    assert "licence: Field required" in message
-    assert "turns.0.role" in message
+    assert "field: there is no such key. Did you mean 'fields'?" in message
+    assert "licence: this key is needed and missing." in message
+    assert "turns.0.role: input should be 'user' or 'assistant'; found 'robot'." in message
+    assert "turns.0.txt: there is no such key. Did you mean 'text'? Known: role, text." in message
+
+
+def test_a_mistake_of_the_whole_file_has_no_place(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: x\nlicence: y\nfields: {a: b}\n")
+    with pytest.raises(
+        RecipeError, match=r"mine\.yaml is not a data template:\n  give either turns or messages_from\.$"
+    ):
+        load(path)
 
 
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
@@ -270,8 +280,13 @@ def test_group_by_of_the_recipe_replaces_the_templates_and_may_name_any_field() 
     assert RowMapper(template(group="question")).conversation(row).group == "a"
     assert RowMapper(template(group="question"), group_by="document").conversation(row).group == "12"
     assert RowMapper(template()).conversation(row).group == ""
-    with pytest.raises(DataError, match=r"row 7: group cannot be made: .*documents.*Fields of this row: question"):
+    missing = (
+        r"row 7: the field 'documents', which data\.group_by names, is missing\. Did you mean 'document'\? Known: a"
+    )
+    with pytest.raises(DataError, match=missing):
         RowMapper(template(), group_by="documents").conversation(row)
+    with pytest.raises(DataError, match=r"row 7: data\.group_by cannot be made: 'documents' is undefined"):
+        RowMapper(template(), group_by="{{ documents }}").conversation(row)
     with pytest.raises(RecipeError, match="not sound Jinja"):
         RowMapper(template(), group_by="{{ a")
 

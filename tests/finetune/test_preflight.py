@@ -1,0 +1,139 @@
+"""What is wrong with a recipe is found before anything is loaded, all of it at once, and what was looked at is said."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.errors import RecipeError
+from finetune import cli
+from finetune.preflight import ROWS_LOOKED_AT, inspect
+from finetune.recipe import load
+from tests.finetune.test_sources import write
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "transformers", "datasets", "peft", "trl", "scipy"}
+RECIPE = """\
+name: test
+data: {path: rows.jsonl, template: question_answer}
+train: {learning_rate: 2e-4}
+export: {gguf: {types: q8_0}, gptq: {bits: 4}}
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a recipe, and rows that fit its template."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    write(tmp_path / "rows.jsonl", _rows(40))
+    return tmp_path
+
+
+def _rows(count):
+    return [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(1, count + 1)]
+
+
+def _inspect(work, *overrides):
+    return inspect(load(work / "recipe.yaml", overrides))
+
+
+def _problems(work, *overrides):
+    """The lines of the refusal."""
+    with pytest.raises(RecipeError) as caught:
+        _inspect(work, *overrides)  # nothing is iterated: the pipeline calls it for its errors
+    return str(caught.value).splitlines()
+
+
+def test_template_data_model_and_exports_are_looked_at(work):
+    lines = _inspect(work)
+    assert [line.partition(":")[0] for line in lines] == ["template", "data", "model", "exports"]
+    assert lines[1] == f"data: {work / 'rows.jsonl'} (all 40 rows fit the template)"
+
+
+def test_no_hub_is_asked(work):
+    lines = _inspect(work, "model.name=owner/name", "model.revision=main", "data.path=hf:owner/rows")
+    assert sum("on a hub" in line for line in lines) == 2
+
+
+def test_every_problem_is_told_at_once_one_a_line(work, monkeypatch):
+    monkeypatch.setattr("export.formats._gptq_plan.find_spec", lambda package: None)
+    overrides = ("data.template=question_anser", "data.path=row.jsonl", "model.name=./nothing")
+    opening, *lines = _problems(work, *overrides)
+    assert opening == "the recipe 'test' has 4 problems:"
+    expected = {
+        "template": "Did you mean 'question_answer'?",
+        "data": f"In {work}: rows.jsonl.",
+        "model": "there is no model",
+        "export": "pip install 'fieldtune[gptq]'",
+    }
+    assert [line.partition(":")[0] for line in lines] == [f"  {place}" for place in expected]
+    for line, said in zip(lines, expected.values(), strict=True):
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("model.revision=main", "model"),
+        ("model.name=nothing", "model"),
+        ("data.path=./nothing.jsonl", "data"),
+        ("data.template=./recipe.yaml", "template"),
+        ("data.group_by='{{ x'", "template"),
+        ("data.group_by=document", "data"),
+        ("train.lora.targets=[lm_head]", "train"),
+    ],
+)
+def test_what_a_run_would_meet_later_is_told_with_its_place(work, override, place):
+    opening, line, *_ = _problems(work, override)
+    assert opening == "the recipe 'test' has 1 problem:"
+    assert line.startswith(f"  {place}: ")
+
+
+def test_the_first_row_that_does_not_fit_is_told_with_its_place(work):
+    write(work / "rows.jsonl", [*_rows(3), {"question": "And?", "anser": "So."}, {}])
+    (line,) = _problems(work)[1:]
+    assert line.startswith(
+        f"  data: {work / 'rows.jsonl'}, line 4: the field 'answer' is missing. Did you mean 'anser'?"
+    )
+
+
+def test_a_broken_line_is_told_beside_a_broken_template(work):
+    (work / "rows.jsonl").write_text('{"question": "a"\n', encoding="utf-8")
+    lines = _problems(work, "data.template=./recipe.yaml")
+    assert any(line.startswith("  data: ") and "rows.jsonl, line 1" in line for line in lines)
+    assert any("licence: this key is needed and missing." in line for line in lines)
+
+
+def test_no_more_rows_are_read_than_it_says(work):
+    write(work / "rows.jsonl", [*_rows(ROWS_LOOKED_AT), {}])
+    assert f"(first {ROWS_LOOKED_AT} rows fit the template)" in _inspect(work)[1]
+    write(work / "rows.jsonl", [*_rows(ROWS_LOOKED_AT - 1), {}])
+    assert f"line {ROWS_LOOKED_AT}:" in _problems(work)[1]
+
+
+def test_generated_rows_are_looked_at_too(work):
+    generated = ("data.path=generated:cleaning_robot", "data.rows=500")
+    assert "(first 200 rows fit the template)" in _inspect(work, *generated, "data.template=cleaning_robot")[1]
+    assert "data: generated:cleaning_robot, row 1: the field 'question' is missing" in _problems(work, *generated)[1]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_rows_of_every_kind_are_read_without_anything_heavy(work, ending):
+    path = write(work / f"mine.{ending}", _rows(5))
+    code = "import sys; from finetune.cli import main; main(sys.argv[1:]); print('LOADED', *sys.modules)"
+    command = [sys.executable, "-c", code, "validate", str(work / "recipe.yaml"), "--set", f"data.path={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    said, _, loaded = done.stdout.partition("LOADED ")
+    assert "(all 5 rows fit the template)" in said
+    assert not set(loaded.split()) & HEAVY
+
+
+def test_the_command_says_all_of_it_and_ends_with_2(work, capsys):
+    assert cli.main(["validate", "recipe.yaml"]) == 0
+    assert capsys.readouterr().out.endswith("recipe.yaml: valid\n")
+    (work / "rows.jsonl").write_text(json.dumps({"question": "x"}), encoding="utf-8")
+    assert cli.main(["validate", "recipe.yaml", "--set", "model.name=./nothing"]) == 2
+    assert "has 2 problems:\n  data: " in capsys.readouterr().err
