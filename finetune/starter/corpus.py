@@ -2,7 +2,8 @@
 
 Every document is drawn from the small world of ``world.py``: stories, facts, translations, questions, sums, and
 (``structured.py``) small ChatML tasks answered with JSON. The same seed gives the same stream. Nothing here is taken
-from anywhere else, and no text here pairs a command with an action of ``data_templates``: those are what fine-tuning must teach.
+from anywhere else. No text here pairs a command with an action of ``data_templates``: that is what fine-tuning must
+teach (tests/finetune/test_starter.py counts the few short commands that are ordinary sentences too).
 """
 
 from __future__ import annotations
