@@ -16,6 +16,8 @@ from export.errors import ModelError
 from export.frozen import Frozen
 
 EngineName = Literal["hf", "llama_cpp"]
+# What an adapter can be merged onto: the base's own weights, or the de-quantized NF4 ones that QLoRA trains beside.
+MergeBase = Literal["16bit", "nf4"]
 
 # The first words of a pointer file (git-lfs, docs/spec.md).
 _GIT_LFS = b"version https://git-lfs"
@@ -27,13 +29,33 @@ class StageResult(Frozen):
     folder: Path = Field(exclude=True)
 
 
+class MergeCandidate(Frozen):
+    """A merge that was made and measured: its mean KL divergence, in nats per token, from the adapter as trained.
+
+    `n_tokens` are the assistant tokens of `n_rows` validation rows; `stderr` counts rows as independent, and is None
+    where it would mean nothing. `note`, on the one that was kept, says why.
+    """
+
+    onto: MergeBase
+    kl_mean: float
+    stderr: float | None
+    n_rows: int
+    n_tokens: int
+    kept: bool
+    note: str = ""
+
+
 class ModelFolder(StageResult):
-    """A complete Hugging Face model folder in 16 or 32 bits: weights, config, tokenizer, chat template."""
+    """A complete Hugging Face model folder in 16 or 32 bits: weights, config, tokenizer, chat template.
+
+    `merge_candidates` holds both merges where what to merge onto was decided by measuring; else it is empty.
+    """
 
     dtype: str
     base: str
     chat_template_sha256: str
-    merged_onto: str | None = None
+    merged_onto: MergeBase | None = None
+    merge_candidates: tuple[MergeCandidate, ...] = ()
 
 
 class Fallback(Frozen):
@@ -78,9 +100,12 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_folder(folder: Path) -> str:
-    """SHA-256 over the names and bytes of every file below `folder`, in name order; the manifest is left out."""
+    """SHA-256 over the names and bytes of every file below `folder`, in name order.
+
+    What is written about a model is left out: its manifest, and its card, which is written anew with every check.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
     return digest.hexdigest()
 

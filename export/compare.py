@@ -1,75 +1,45 @@
 """From two subjects' measurements, paired row by row, to a verdict.
 
 A verdict is one of three. `pass`: the change is inside the limit and so is the bound of its interval. `fail`: even the
-favourable end of the interval is outside the limit. `cannot tell`: the held-out rows are too few to decide. The
-limits are for what the step is allowed to cost; nothing is asked of a change that has no limit.
+favourable end of the interval is outside the limit, and that anything was lost at all is no chance. `cannot tell`: the
+held-out rows are too few to decide. The limits are for what the step is allowed to cost; nothing is asked of a change
+that has no limit.
+
+What errors are left, from the simulations of tests/export/test_compare.py. An artifact that lost nothing is failed for
+its task scores and perplexity in at most 1 of 100 sets of rows, by construction (see `CHANCE`); the interval alone
+would fail up to 4. A loss of 5 points on 500 rows, one task score and perplexity being judged, fails in 95 of 100 or
+more while at most 1 point of the rows is lost and gained besides (7 % differ), in 88 at 2 points, in 59 at 5. Where
+none may be lost, a single row that is lost fails, by chance or not.
 """
 
 import math
-import re
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
-
-from export import sampling
-from export.checks._base import Measurement, measurement
+from export import sampling, significance
+from export.checks._base import Measurement
 from export.frozen import Frozen
+from export.limits import Gate as Gate
+from export.limits import Limits as Limits
+from export.limits import nominal_bits as nominal_bits
+from export.sampling import PairedTable
+from export.significance import Flips
+from export.verdict import Case, decide
+from export.verdict import Verdict as Verdict
+from export.verdict import overall as overall
 
-Verdict = Literal["pass", "fail", "cannot tell"]
-_WORST_FIRST: tuple[Verdict, ...] = ("fail", "cannot tell", "pass")
-_MOST_ROWS = 10_000  # beyond which the number of rows that a limit needs is not looked for
-
-
-class Limits(Frozen):
-    """How much worse an artifact may be than what it was made from: by default, in 6 bits and more."""
-
-    kl_mean: float = Field(default=0.01, ge=0, description="Largest mean KL divergence, nats per assistant token.")
-    kl_percentile_99: float = Field(default=0.1, ge=0, description="Largest 99th percentile of that divergence, nats.")
-    same_top_token: float = Field(
-        default=0.97, ge=0, le=1, description="Smallest share of tokens with the same top one."
-    )
-    perplexity_ratio: float = Field(default=1.01, ge=1, description="Largest ratio of perplexities, after over before.")
-    task_drop: float = Field(default=0.007, ge=0, description="Largest drop of a task score, as a share.")
-    task_drop_bound: float = Field(
-        default=0.02, ge=0, description="Largest one-sided 95 % bound of that drop, as a share."
-    )
-
-
-class LooserLimits(Limits):
-    """The same limits with the defaults of 5 bits and fewer."""
-
-    kl_mean: float = Field(default=0.05, ge=0, description="Largest mean KL divergence, nats per assistant token.")
-    kl_percentile_99: float = Field(default=0.5, ge=0, description="Largest 99th percentile of that divergence, nats.")
-    same_top_token: float = Field(
-        default=0.90, ge=0, le=1, description="Smallest share of tokens with the same top one."
-    )
-    perplexity_ratio: float = Field(default=1.03, ge=1, description="Largest ratio of perplexities, after over before.")
-
-
-class Gate(Frozen):
-    """Limits by the artifact's nominal bits per weight."""
-
-    from_6_bits: Limits = Field(
-        default=Limits(), description="For 6, 8 and 16 bits, and for the merged model against the adapter."
-    )
-    below_6_bits: LooserLimits = Field(default=LooserLimits(), description="For 5 bits and fewer.")
-
-    def limits_for_merge(self, *, four_bit_base: bool) -> Limits:
-        """The limits the merged model is held to against the adapter.
-
-        An adapter whose base was in 4 bits is merged onto 16, so that they differ by the rounding of the 4 bits too:
-        divergence and perplexity are then held to the limits of fewer than 6 bits, task scores as ever.
-        """
-        if not four_bit_base:
-            return self.from_6_bits
-        fields = ("kl_mean", "kl_percentile_99", "same_top_token", "perplexity_ratio")
-        return self.from_6_bits.model_copy(update={field: getattr(self.below_6_bits, field) for field in fields})
-
-    def limits_for(self, subject: str) -> Limits:
-        """The limits an artifact of this name is held to."""
-        return self.below_6_bits if nominal_bits(subject) < 6 else self.from_6_bits
+# Checks whose score per row is 1 (good) or 0, and of which no row may be lost.
+NONE_LOST = frozenset({"stops", "ends_without_loop", "no_template_leak", "finite", "valid_format", "safety"})
+# The chance of failing an artifact that lost nothing, shared by its task scores and perplexity (Bonferroni). A 95 %
+# bound alone errs more often: with a tenth of the rows flipping either way, 2 to 4 in 100 fail on 50 to 500 rows.
+CHANCE = 0.01
+# What a bootstrapped interval needs before it may pass anything. With rows as uneven as those of a real Qwen's KL (see
+# `sampling.interval`), 10 rows pass an artifact of twice the limit in 2 of 100 sets and one of 1.5 times the limit in
+# 6; 5 rows in 5 and 10, 3 rows in 13 and 21. A bound of the 99th percentile needs a value beyond it: 299 values have
+# one in 95 of 100 sets, since 0.99^299 = 0.05.
+_LEAST_ROWS = 10
+_LEAST_VALUES_OF_A_PERCENTILE_99 = 299
+_MOST_ROWS_FORETOLD = 10_000  # beyond which the number of rows that a limit needs is not looked for
 
 
 class Comparison(Frozen):
@@ -78,7 +48,15 @@ class Comparison(Frozen):
     `delta` is after minus before, or for perplexity after over before (`scale` says which). `interval` is two-sided at
     90 %, so that each end is a one-sided 95 % bound; `limit` is the largest change allowed, and `bound_limit` the
     largest allowed at the interval's unfavourable end. `interval` is None where there is none and `verdict` where no
-    limit applies; `note` says why there is no interval, or that the change itself is not finite (which fails).
+    limit applies; `note` says why there is no interval, or that the change itself is not finite (which fails), or what
+    keeps a verdict open.
+
+    `flips` are those of 0/1 scores, None for anything else. `minimum_detectable_drop` is the smallest true loss that a
+    one-sided 95 % test would see 80 times in 100 (`export.significance`), in the units of `delta` and never negative:
+    of a ratio its distance from 1; of a divergence the distance from any value it is held against; of a check of
+    which none may be lost the share of rows that would show at least one loss 95 times in 100. None for quantiles,
+    and where there is no standard error. `rows_needed` is the number of rows at which four of five sets with the rates
+    seen here would be decided; only a verdict that is open has one, and a `note` where no number would do.
     """
 
     check: str
@@ -91,13 +69,10 @@ class Comparison(Frozen):
     bound_limit: float | None
     n: int
     verdict: Verdict | None
+    flips: Flips | None = None
+    minimum_detectable_drop: float | None = None
+    rows_needed: int | None = None
     note: str = ""
-
-
-def nominal_bits(subject: str) -> int:
-    """The bits per weight that a subject's name promises: 4 for gguf/q4_k_m and gptq/4bit, 16 for a dense model."""
-    found = re.search(r"\d+", subject.partition("/")[2])
-    return int(found.group()) if found else 16
 
 
 def compare(
@@ -120,7 +95,9 @@ def compare(
         name: m for side in (earlier, later) for name, m in side.items() if name.startswith(("kl_", "same_top"))
     }
     both = [name for name in later if name in earlier and name not in one_sided and name != "tokens_per_second"]
-    done = [_paired(earlier[name], later[name], limits, seed) for name in both if later[name].sample]
+    paired = [name for name in both if later[name].sample]
+    level = CHANCE / max(1, sum(name not in NONE_LOST for name in paired))
+    done = [_paired(earlier[name], later[name], limits, level=level, seed=seed) for name in paired]
     if limits is not None:
         done += [_from_reference(m, names, limits, seed) for m in one_sided.values()]
     return tuple(done)
@@ -141,15 +118,31 @@ def compare_steps(
     if "adapter" in measured:
         limits = gate.limits_for_merge(four_bit_base=four_bit_base)
         done += compare(measured["adapter"], merged, limits, names=("adapter", "merged"), seed=seed)
-    for name, subject in measured.items():
-        if name not in ("merged", "base", "adapter"):
-            done += compare(merged, subject, gate.limits_for(name), names=("merged", name), seed=seed)
-    return tuple(done)
+    exports = {name: subject for name, subject in measured.items() if name not in ("base", "adapter")}
+    return (*done, *compare_against(exports, gate, "merged", {}, seed=seed))
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """The worst of the verdicts; without any, nothing can be told."""
-    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), "cannot tell")
+def compare_against(
+    measured: Mapping[str, Sequence[Measurement]],
+    gate: Gate,
+    reference: str,
+    bits: Mapping[str, float | None],
+    *,
+    seed: int,
+) -> tuple[Comparison, ...]:
+    """Every other subject of `measured` against the one named `reference`, whatever they are.
+
+    Each is held to the limits of the bits that its name promises, or where it promises none to those of `bits`: bits
+    per weight, measured or otherwise known, by the subject's name. Without either the limits are the strict ones.
+    """
+    return tuple(
+        comparison
+        for name, subject in measured.items()
+        if name != reference
+        for comparison in compare(
+            measured[reference], subject, gate.limits_for(name, bits.get(name)), names=(reference, name), seed=seed
+        )
+    )
 
 
 def too_few_rows(rows: int, limits: Limits) -> str | None:
@@ -158,83 +151,137 @@ def too_few_rows(rows: int, limits: Limits) -> str | None:
     Reckoned for what one hopes for: every answer is right before, and after. With half of them right and none changed
     the interval is narrower, and fewer rows do.
     """
-    unchanged = _unchanged(rows, limits)
-    if unchanged.verdict == "pass" or unchanged.interval is None:
+
+    def bound(n: float) -> float:
+        return -sampling.paired_proportion_interval(PairedTable(n, 0, 0, 0))[0]
+
+    if bound(rows) <= limits.task_drop_bound:
         return None
-    needed = bisect_left(range(1, _MOST_ROWS), True, key=lambda n: _unchanged(n, limits).verdict == "pass") + 1
-    bound, allowed = -unchanged.interval[0] * 100, limits.task_drop_bound * 100
+    needed = significance.rows_needed(lambda n: bound(n) <= limits.task_drop_bound, rows, most=_MOST_ROWS_FORETOLD)
     return (
         f"{rows} held-out rows are few: were every answer right before and after, the one-sided 95 % bound of the "
-        f"score's drop would still be {bound:.3g} points, and {allowed:.3g} are allowed. "
-        f"Expect 'cannot tell' at best below {needed:,}{'' if needed < _MOST_ROWS else ' or more'} rows."
+        f"score's drop would still be {bound(rows) * 100:.3g} points, and {limits.task_drop_bound * 100:.3g} are "
+        f"allowed. Expect 'cannot tell' at best below "
+        f"{f'{_MOST_ROWS_FORETOLD:,} or more' if needed is None else f'{needed:,}'} rows."
     )
 
 
-def _unchanged(rows: int, limits: Limits) -> Comparison:
-    """The comparison of a score of `rows` answers that are all right, before and after."""
-    sample = [[1.0]] * rows
-    before, after = (
-        measurement("task", name, sample, unit="share", higher_is_better=True) for name in ("before", "after")
-    )
-    return _paired(before, after, limits, seed=0)
+def worst_by_subject(comparisons: Sequence[Comparison]) -> Mapping[str, Verdict]:
+    """Each judged subject's verdict: the worst of its checks."""
+    judged: dict[str, list[Verdict]] = {}
+    for comparison in comparisons:
+        if comparison.verdict is not None:
+            judged.setdefault(comparison.after, []).append(comparison.verdict)
+    return {subject: overall(verdicts) for subject, verdicts in judged.items()}
 
 
-def _paired(before: Measurement, after: Measurement, limits: Limits | None, seed: int) -> Comparison:
-    """A check that both subjects have, paired row by row."""
+class _Change(NamedTuple):
+    """A check that two subjects both have. `table` counts the rows of 0/1 scores, with 1 for a good one."""
+
+    before: Measurement
+    after: Measurement
+    ratio: bool
+    delta: float
+    interval: tuple[float, float]
+    error: float | None
+    table: PairedTable | None
+
+
+def _change(before: Measurement, after: Measurement, seed: int) -> _Change:
     ratio = before.check == "perplexity"
     delta = after.value / before.value if ratio else after.value - before.value
-    interval = _interval(before, after, ratio, seed)
-    limit, bound_limit = _task_or_ratio_limit(before.check, limits)
-    if before.check == "stops":
-        return _stops(before, after, limits, interval)
-    worse = _worse_first(interval, after.higher_is_better)
-    loss = -delta if after.higher_is_better else delta
-    return Comparison(
+    error = sampling.paired_error(before.sample, after.sample, after.statistic, ratio=ratio)
+    if not (_is_binary(before) and _is_binary(after)):
+        interval = sampling.paired_interval(before.sample, after.sample, after.statistic, ratio=ratio, seed=seed)
+        return _Change(before, after, ratio, delta, interval, error, None)
+    table = sampling.paired_table([b[0] for b in before.sample], [a[0] for a in after.sample])
+    interval = sampling.paired_proportion_interval(table)
+    if not after.higher_is_better:
+        table = PairedTable(table.neither, table.gained, table.lost, table.both)
+    return _Change(before, after, ratio, delta, interval, error, table)
+
+
+def _paired(before: Measurement, after: Measurement, limits: Limits | None, *, level: float, seed: int) -> Comparison:
+    """A check that both subjects have, paired row by row; a loss is told from chance at `level`."""
+    change = _change(before, after, seed)
+    compared = Comparison(
         check=before.check,
         before=before.subject,
         after=after.subject,
-        delta=delta,
-        scale="ratio" if ratio else "difference",
-        interval=_finite(interval),
-        limit=limit,
-        bound_limit=bound_limit,
-        n=after.n,
-        verdict=_verdict(loss, worse, limit, bound_limit),
-        note=_why_no_interval(delta, interval),
-    )
-
-
-def _stops(before: Measurement, after: Measurement, limits: Limits | None, interval: tuple[float, float]) -> Comparison:
-    """Answers that used to stop: none may be lost, so the rows themselves are counted and no interval decides."""
-    lost = sum(b[0] > a[0] for b, a in zip(before.sample, after.sample, strict=True))
-    return Comparison(
-        check=before.check,
-        before=before.subject,
-        after=after.subject,
-        delta=after.value - before.value,
-        scale="difference",
-        interval=interval,
-        limit=None if limits is None else 0.0,
+        delta=change.delta,
+        scale="ratio" if change.ratio else "difference",
+        interval=_finite(change.interval),
+        limit=None,
         bound_limit=None,
         n=after.n,
-        verdict=None if limits is None else ("fail" if lost else "pass"),
-        note=f"{lost} answers that stopped before do not stop now; none may be lost",
+        verdict=None,
+        flips=None if change.table is None else significance.flips(change.table),
+        minimum_detectable_drop=_detectable(change),
+        note=_why_no_interval(change.delta, change.interval),
     )
+    if limits is None:
+        return compared
+    if before.check in NONE_LOST:
+        return compared.model_copy(update=_none_lost(before, after))
+    limit, bound_limit = _task_or_ratio_limit(before.check, limits)
+    return _judged(compared, _case(change, limit, bound_limit, level=level, seed=seed), limit, bound_limit)
+
+
+def _none_lost(before: Measurement, after: Measurement) -> dict[str, Any]:
+    """The verdict on rows of which none may be lost: no interval decides, they are counted (from 1, in their order)."""
+    pairs = enumerate(zip(before.sample, after.sample, strict=True), start=1)
+    lost = [row for row, (b, a) in pairs if b[0] > a[0]]
+    shown = ", ".join(str(row) for row in lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+    found = f"{len(lost)} of {len(before.sample)} rows lost (row {shown})" if lost else "no row lost"
+    return {"limit": 0.0, "verdict": "fail" if lost else "pass", "note": f"{found}; none may be lost"}
+
+
+def _case(change: _Change, limit: float, bound_limit: float, *, level: float, seed: int) -> Case:
+    """A paired change as a loss that a limit is asked of. A ratio's numbers are all taken as logarithms."""
+    if change.table is not None:
+        return case_of_share(change.table, limit, bound_limit, level=level)
+    values = change.delta, *change.interval, limit, bound_limit
+    delta, low, high, limit, bound_limit = map(_log, values) if change.ratio else values
+    samples = change.before.sample, change.after.sample
+    if change.after.higher_is_better:
+        delta, low, high, samples = -delta, -high, -low, samples[::-1]
+    # what is not a mean has no error, and is not told from chance
+    error, rows = change.error or 0.0, len(change.after.sample)
+    asked = level if change.error is not None else None
+    outlook = significance.outlook_of_mean(delta, low, high, rows, error=error, level=asked)
+    case = Case(delta, low, high, limit, bound_limit, rows, outlook, least_rows=_LEAST_ROWS, level=level)
+    if asked is None or low <= limit:
+        return case
+    return case._replace(chance=significance.chance_of_loss_by_exchange(*samples, seed=seed))
+
+
+def case_of_share(table: PairedTable, limit: float, bound_limit: float, *, level: float) -> Case:
+    """The drop of a share of which `limit` is asked, from the table of its pairs, in which 1 is good."""
+    low, high = sampling.paired_proportion_interval(table)
+    chance = significance.chance_of_loss_by_flips(table) if -high > limit else None
+    loss, outlook = (table.lost - table.gained) / table.pairs, significance.outlook_of_share(table, level)
+    return Case(loss, -high, -low, limit, bound_limit, round(table.pairs), outlook, chance=chance, level=level)
+
+
+def _detectable(change: _Change) -> float | None:
+    """The minimum detectable drop of a paired change."""
+    if change.before.check in NONE_LOST:
+        return significance.rule_of_three(len(change.after.sample))
+    if change.table is not None:
+        return significance.minimum_detectable_drop_of_share(change.table)
+    if not change.error:
+        return None
+    smallest = significance.minimum_detectable_drop_of_mean(change.error)
+    return math.exp(smallest) - 1 if change.ratio else smallest
 
 
 def _from_reference(measured: Measurement, names: tuple[str, str], limits: Limits, seed: int) -> Comparison:
     """A divergence from the reference, which is a change by itself: the reference's own is 0 (or a share of 1)."""
     start = 1.0 if measured.check == "same_top_token" else 0.0
     limit: float | None = getattr(limits, measured.check, None)
-    interval = None
-    if measured.statistic != "max":
-        low, high = sampling.interval(measured.sample, measured.statistic, seed=seed)
-        # a divergence is never below 0, and a share never above 1; the bootstrap's bounds may be
-        interval = (low - start, min(high - start, 0.0)) if start else (max(low, 0.0), high)
-    worse = None if interval is None else _worse_first(interval, measured.higher_is_better)
-    loss = abs(measured.value - start)
     allowed = None if limit is None else abs(limit - start)
-    return Comparison(
+    interval = None if measured.statistic == "max" else _interval_of_divergence(measured, start, seed)
+    compared = Comparison(
         check=measured.check,
         before=names[0],
         after=names[1],
@@ -244,9 +291,66 @@ def _from_reference(measured: Measurement, names: tuple[str, str], limits: Limit
         limit=allowed,
         bound_limit=allowed,
         n=measured.n,
-        verdict=_verdict(loss, worse, allowed, allowed),
+        verdict=None,
+        minimum_detectable_drop=_detectable_divergence(measured),
         note=_why_no_interval(measured.value, interval),
     )
+    if interval is None or allowed is None:
+        return compared
+    return _judged(compared, _case_of_divergence(measured, start, interval, allowed), allowed, allowed)
+
+
+def _interval_of_divergence(measured: Measurement, start: float, seed: int) -> tuple[float, float]:
+    """A divergence is never below 0, and a share never above 1; the bootstrap's bounds may be."""
+    low, high = sampling.interval(measured.sample, measured.statistic, seed=seed)
+    if not start:
+        return max(low, 0.0), high
+    if low == high and measured.n:  # no token differs, or all do, and the bootstrap cannot know of any other
+        low, high = sampling.wilson_interval(measured.value, measured.n)
+    return low - start, min(high - start, 0.0)
+
+
+def _case_of_divergence(measured: Measurement, start: float, interval: tuple[float, float], allowed: float) -> Case:
+    loss, rows = abs(measured.value - start), len(measured.sample)
+    favourable, unfavourable = (-interval[1], -interval[0]) if start else interval
+    least = _LEAST_ROWS
+    if measured.statistic == "percentile_99":
+        least = max(least, math.ceil(_LEAST_VALUES_OF_A_PERCENTILE_99 * rows / max(1, measured.n)))
+    # nothing needs to be told from chance: a divergence that is not 0 is a change
+    outlook = significance.outlook_of_mean(
+        loss, favourable, unfavourable, rows, error=measured.stderr or 0.0, level=None
+    )
+    return Case(loss, favourable, unfavourable, allowed, allowed, rows, outlook, least_rows=least)
+
+
+def _detectable_divergence(measured: Measurement) -> float | None:
+    """The minimum detectable drop of a mean divergence; of a share that does not vary, what its tokens exclude."""
+    if measured.statistic != "mean" or measured.stderr is None:
+        return None
+    if measured.stderr == 0:
+        return significance.rule_of_three(measured.n) if measured.check == "same_top_token" else None
+    return significance.minimum_detectable_drop_of_mean(measured.stderr)
+
+
+def _judged(compared: Comparison, case: Case, limit: float, bound_limit: float) -> Comparison:
+    """The same comparison with its limits and the verdict on its case."""
+    decision = decide(case)
+    return compared.model_copy(
+        update={
+            "limit": limit,
+            "bound_limit": bound_limit,
+            "verdict": decision.verdict,
+            "rows_needed": decision.rows_needed,
+            "note": "; ".join(part for part in (compared.note, decision.note) if part),
+        }
+    )
+
+
+def _log(value: float) -> float:
+    """The logarithm; of nothing minus infinity, and of what is not finite itself."""
+    if not math.isfinite(value):
+        return value
+    return math.log(value) if value > 0 else -math.inf
 
 
 def _finite(interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -261,48 +365,12 @@ def _why_no_interval(value: float, interval: tuple[float, float] | None) -> str:
     return "" if _finite(interval) else "fewer than two rows give no interval"
 
 
-def _interval(before: Measurement, after: Measurement, ratio: bool, seed: int) -> tuple[float, float]:
-    if _is_binary(before) and _is_binary(after):
-        return sampling.paired_proportion_interval([b[0] for b in before.sample], [a[0] for a in after.sample])
-    return sampling.paired_interval(before.sample, after.sample, after.statistic, ratio=ratio, seed=seed)
-
-
 def _is_binary(measured: Measurement) -> bool:
     return all(len(item) == 1 and item[0] in (0.0, 1.0) for item in measured.sample)
 
 
-def _task_or_ratio_limit(check: str, limits: Limits | None) -> tuple[float | None, float | None]:
+def _task_or_ratio_limit(check: str, limits: Limits) -> tuple[float, float]:
     """(largest change, largest bound) for a check: the perplexity ratio's limit, or that of a task score."""
-    if limits is None:
-        return None, None
     if check == "perplexity":
         return limits.perplexity_ratio, limits.perplexity_ratio
     return limits.task_drop, limits.task_drop_bound
-
-
-def _worse_first(interval: tuple[float, float], higher_is_better: bool) -> tuple[float, float]:
-    """The interval of the loss (favourable end, unfavourable end), with a loss counted as positive."""
-    low, high = interval
-    return (-high, -low) if higher_is_better else (low, high)
-
-
-def _verdict(
-    loss: float, interval: tuple[float, float] | None, limit: float | None, bound_limit: float | None
-) -> Verdict | None:
-    """The verdict on a loss whose interval is (favourable end, unfavourable end)."""
-    if limit is None or bound_limit is None or interval is None:
-        return None
-    favourable, unfavourable = interval
-    if loss <= limit and unfavourable <= bound_limit:
-        return "pass"
-    # written so that a loss that is not a number fails
-    return "cannot tell" if favourable <= limit else "fail"
-
-
-def worst_by_subject(comparisons: Sequence[Comparison]) -> Mapping[str, Verdict]:
-    """Each judged subject's verdict: the worst of its checks."""
-    judged: dict[str, list[Verdict]] = {}
-    for comparison in comparisons:
-        if comparison.verdict is not None:
-            judged.setdefault(comparison.after, []).append(comparison.verdict)
-    return {subject: overall(verdicts) for subject, verdicts in judged.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.artifacts import StageResult
-from export.checks._base import Item, ItemObservation, Observation
+from export.checks._base import Item, ItemObservation, Items, Observation
 from export.engines._base import Engine, Generation, Subject
 from export.errors import EngineError
 from export.frozen import Frozen
@@ -30,24 +30,6 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 # Single-stream speed is timed on this many rows: enough for an interval, few enough to cost seconds.
 _TIMED_ITEMS = 8
-
-
-class Items(Frozen):
-    """The held-out rows as ids, written once and read by every subject's process.
-
-    `vocabulary_size` is the number of real token ids. Nothing here depends on where the run folder lies, so that its
-    hash still fits after the folder was moved.
-    """
-
-    items: tuple[Item, ...]
-    vocabulary_size: int
-    max_new_tokens: int
-
-    @property
-    def context_tokens(self) -> int:
-        """The longest sequence any item can become."""
-        longest = max(max(len(item.ids), len(item.prompt) + self.max_new_tokens) for item in self.items)
-        return longest + 1
 
 
 class Observed(StageResult):
@@ -153,6 +135,7 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
     if writer is not None:
         writer.save(out / "reference.npz")
     answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
+    safety = engine.generate([item.prompt for item in work.safety], work.max_new_tokens) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
     peak_bytes = peak_memory_bytes() + _device_peak_memory_bytes()
     engine.close()
@@ -160,6 +143,7 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
         subject=request.subject.name,
         engine=request.subject.engine,
         items=tuple(_join(request.tokenizer, scores, answers)),
+        safety=tuple(_decode(request.tokenizer, [answer.ids for answer in safety])) if safety else (),
         peak_memory_bytes=peak_bytes,
         size_bytes=request.size_bytes,
         tokens_per_second=tuple(_speeds(timed)),

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import Field
 
-from export.artifacts import EngineName, Fallback, write_atomically
+from export._finding import Finding
+from export.artifacts import EngineName, Fallback, MergeCandidate, write_atomically
 from export.checks._base import Measurement
 from export.compare import Comparison, Verdict
 from export.frozen import Frozen
+from export.retained import Retained
 from export.stage import Manifest
 
 
@@ -42,6 +44,9 @@ class Report(Frozen):
     subjects: tuple[SubjectRecord, ...]
     measurements: tuple[Measurement, ...]
     comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...] = ()
+    retained: tuple[Retained, ...] = ()
+    merge_candidates: tuple[MergeCandidate, ...] = ()
     verdict: Verdict
 
 

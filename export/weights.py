@@ -3,11 +3,17 @@
 import json
 import struct
 from collections import Counter
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from export.artifacts import read_model_config
 from export.errors import ModelError
 from export.frozen import Frozen
+
+# GPTQ packs weights into 32-bit words; the tensors with these endings say how to unpack them.
+_WORD_BITS = 32
+_UNPACKS = (".qzeros", ".scales", ".g_idx")
 
 
 class WeightFacts(Frozen):
@@ -24,21 +30,39 @@ class WeightFacts(Frozen):
 
 
 def weight_facts(folder: Path, pattern: str = "*.safetensors") -> WeightFacts:
-    """Reads the headers of all safetensors files in `folder`. Raises ModelError when there are none, or one is cut."""
+    """Reads the headers of all safetensors files in `folder`. Raises ModelError when there are none, or one is cut.
+
+    In a GPTQ folder a packed tensor counts as the weights in it, and what unpacks it (scales, zero points, order) as
+    bytes alone.
+    """
     size_bytes, weights, types = 0, 0, Counter[str]()
     files = sorted(folder.glob(pattern))
     if not files:
         raise ModelError(f"{folder} holds no safetensors weights ({pattern}).")
+    bits, packed_type = _packing(folder)
     for path in files:
-        for tensor in _header(path).values():
+        for name, tensor in _header(path).items():
             begin, end = tensor["data_offsets"]
-            count = 1
-            for length in tensor["shape"]:
-                count *= length
             size_bytes += end - begin
-            weights += count
-            types[tensor["dtype"].lower()] += 1
+            if name.endswith(_UNPACKS):
+                continue
+            packed = bits is not None and name.endswith(".qweight")
+            count = prod(tensor["shape"])
+            weights += count * _WORD_BITS // bits if packed and bits else count
+            types[packed_type if packed else tensor["dtype"].lower()] += 1
     return WeightFacts(size_bytes=size_bytes, weights=weights, tensor_types=dict(types))
+
+
+def _packing(folder: Path) -> tuple[int | None, str]:
+    """Bits per packed weight of a GPTQ folder, and how its packed tensors are called; None for a dense folder."""
+    path = folder / "config.json"
+    settings = read_model_config(folder).get("quantization_config") if path.is_file() else None
+    if not isinstance(settings, dict) or settings.get("quant_method") != "gptq":
+        return None, ""
+    bits = settings.get("bits")
+    if bits not in (2, 3, 4, 8):
+        raise ModelError(f"{path} says that its weights have {bits!r} bits; GPTQ packs 2, 3, 4 or 8.")
+    return bits, f"int{bits} (group {settings.get('group_size')})"
 
 
 def _header(path: Path) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 A GGUF is spoken to with its own vocabulary, template and stop tokens, as a device would; a folder with its tokenizer's.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +11,7 @@ from export.chat import Message, encode_prompt
 from export.engines._base import Engine, Subject
 from export.errors import DataError, FieldtuneError, ModelError
 from export.hardware import available_cores
-from export.stage import read_manifest
+from export.subjects import subject_at
 from finetune.data import read_conversations
 from finetune.yaml_text import read_yaml
 
@@ -72,19 +71,9 @@ def reply(partner: Partner, history: Sequence[Message], max_new_tokens: int) -> 
 def open_partner(path: Path) -> Partner:
     """Loads an adapter folder, a model folder, a GPTQ folder or a GGUF file, thinking as its run did."""
     thinking = trained_thinking(path)
-    if path.is_file() and path.suffix == ".gguf":
-        return _gguf_partner(path, thinking)
-    if (path / "adapter_config.json").is_file():
-        return _folder_partner(_adapter_subject(path), thinking)
-    if (path / "config.json").is_file():
-        return _folder_partner(Subject(name=path.name, engine="hf", path=path), thinking)
-    inside = sorted(path.glob("*.gguf")) if path.is_dir() else []
-    if len(inside) == 1:
-        return _gguf_partner(inside[0], thinking)
-    raise ModelError(
-        f"{path} is nothing to talk to: expected a .gguf file, a model folder (config.json), a GPTQ folder or an "
-        "adapter folder (adapter_config.json)."
-    )
+    subject = subject_at(path)
+    open_it = _gguf_partner if subject.engine == "llama_cpp" else _folder_partner
+    return open_it(subject, thinking)
 
 
 def trained_system_prompt(path: Path) -> str | None:
@@ -117,20 +106,6 @@ def _read_line() -> str | None:
         return None
 
 
-def _adapter_subject(path: Path) -> Subject:
-    """An adapter beside the base it was trained on, held as it was held in training."""
-    file = path / "adapter_config.json"
-    try:
-        base = Path(str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""))
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{file} is not an adapter's config ({error}). Train or fetch the adapter again.") from None
-    if not (base / "config.json").is_file():
-        raise ModelError(f"the adapter {path} was trained on {base}, which is not on this machine.")
-    manifest = read_manifest(path)
-    compute = manifest.result["dtype"] if manifest and manifest.result.get("four_bit_base") else None
-    return Subject(name=path.name, engine="hf", path=base, adapter=path, four_bit_compute=compute)
-
-
 def _folder_partner(subject: Subject, thinking: bool) -> Partner:
     from export.engines import hf
     from finetune.base_model import load_tokenizer
@@ -143,9 +118,10 @@ def _folder_partner(subject: Subject, thinking: bool) -> Partner:
     )
 
 
-def _gguf_partner(path: Path, thinking: bool) -> Partner:
+def _gguf_partner(subject: Subject, thinking: bool) -> Partner:
     from export.engines import llama_cpp
 
+    path = subject.path
     engine = llama_cpp.load(path, vocabulary_size=None, context_tokens=_CONTEXT_TOKENS, threads=available_cores())
     template = engine.vocabulary.chat_template()
     if template is None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from export.compare import Verdict
     from finetune.pipeline import Run, Stage
     from finetune.recipe import Recipe
 
+EXIT_STATUS_OF: dict["Verdict", int] = {"pass": 0, "fail": 1, "cannot tell": 3}
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -25,7 +27,11 @@ _STAGE_VERBS: dict["Stage", str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; the exit status. 0: done; 2: it could not be done, and the message says why; 130: interrupted."""
+    """Runs one verb; the exit status.
+
+    0: done, and what was judged passed; 1: a file failed the gate; 2: it could not be done, and the message says why;
+    3: the gate cannot tell; 130: interrupted.
+    """
     from export.errors import FieldtuneError
 
     parsed = _parser().parse_args(arguments)
@@ -85,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.set_defaults(verb=_validate)
     schema = verbs.add_parser("schema", help="print the recipe's JSON schema, for editors")
     schema.set_defaults(verb=_schema)
+    _add_compare(verbs)
     _add_chat(verbs)
     _add_recipes(verbs)
     return parser
@@ -98,7 +105,11 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 
 
 def _run_description() -> str:
-    return "Runs the stages " + " -> ".join(_STAGE_VERBS) + ". A stage that is already done is skipped."
+    stages = " -> ".join(_STAGE_VERBS)
+    return f"Runs the stages {stages}. A stage that is already done is skipped. {_EXIT_STATUSES}"
+
+
+_EXIT_STATUSES = "Exit status: 0 pass, 1 fail, 3 cannot tell; 2 when it could not be done."
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser, *, with_out: bool = True) -> None:
@@ -110,6 +121,35 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser, *, with_out: bool = T
     )
     if with_out:
         parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<recipe's name>)")
+
+
+def _add_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = verbs.add_parser(
+        "compare",
+        help="judge any files against any reference, on your rows",
+        description="Measures the reference and every artifact on the same rows, and judges each artifact against the "
+        f"reference. Nothing needs to have been made by fieldtune. {_EXIT_STATUSES}",
+    )
+    compare.add_argument("reference", type=Path, metavar="REFERENCE", help="a model folder or a .gguf file")
+    compare.add_argument(
+        "artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files, GPTQ folders, model folders, adapters"
+    )
+    compare.add_argument("--data", required=True, metavar="ROWS", help="rows to measure on: a file, or a hub's dataset")
+    compare.add_argument(
+        "--template", default="chat_messages", metavar="NAME", help="the rows' data template (default: chat_messages)"
+    )
+    compare.add_argument(
+        "--tokenizer", type=Path, metavar="FOLDER", help="whose tokenizer reads the rows (default: the reference's)"
+    )
+    compare.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key below data, check or gate, or seed, e.g. check.rows=500",
+    )
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="where the report goes")
+    compare.set_defaults(verb=_compare)
 
 
 def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -135,11 +175,26 @@ def _run(parsed: argparse.Namespace) -> int:
     quiet_libraries()
     with locked(run.folder):
         report = run.until(parsed.until)
-    if report is not None:
-        show_report(report, run.folder)
-    else:
+    if report is None:
         say(f"done: {run.folder}")
-    return 0
+        return 0
+    show_report(report, run.folder)
+    return EXIT_STATUS_OF[report.verdict]
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from export.stage import locked
+    from finetune.comparing import compare_files, comparison_settings
+    from finetune.terminal import quiet_libraries, say, show_report
+
+    settings = comparison_settings(parsed.data, parsed.template, parsed.set)
+    quiet_libraries()
+    with locked(parsed.out):
+        report = compare_files(
+            parsed.reference, parsed.artifacts, settings, parsed.out, tokenizer=parsed.tokenizer, say=say
+        )
+    show_report(report, parsed.out)
+    return EXIT_STATUS_OF[report.verdict]
 
 
 def _open_run(parsed: argparse.Namespace) -> "Run":

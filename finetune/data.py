@@ -21,11 +21,11 @@ from export.errors import DataError
 from export.frozen import Frozen
 from finetune import hub, shipped, sources, template
 from finetune.sources import Row
+from finetune.splitting import SplitName, split_by_group, together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SplitName = Literal["train", "valid", "held_out"]
 DropReason = Literal["empty_prompt", "empty_answer", "duplicate", "too_long", "nothing_to_learn"]
 _SPLIT_NAMES = ("train", "valid", "held-out")
 Origin = Literal["local", "generated", "hf", "modelscope"]
@@ -144,13 +144,9 @@ def prepare(
 
     Raises DataError when rows cannot be read or mapped, or when too few are left to split.
     """
-    path = template.find(settings.template)
-    mapper = template.RowMapper(template.load(path), system_prompt=settings.system_prompt, group_by=settings.group_by)
-    rows, read = _sample(read_rows(settings, seed=seed, offline=offline), settings.rows, seed)
-    kept, dropped = _filter(rows, mapper, tokenizer, max_tokens=settings.max_tokens, thinking=thinking)
-    accounts = f"{read} rows read, {len(kept)} kept, dropped: {dict(dropped) or 'none'}"
-    if not kept:
-        raise DataError(f"no rows are left: {accounts}. {_remedy(dropped, settings)}")
+    kept, dropped, read, sampled_out = _read_and_filter(
+        settings, tokenizer, seed=seed, thinking=thinking, offline=offline
+    )
     assigned = split_by_group(
         [item.conversation for item in kept],
         valid_share=settings.valid_share,
@@ -159,8 +155,8 @@ def prepare(
     )
     if assigned is None:
         raise DataError(
-            f"the rows cannot be split in three: {accounts}, in fewer than 3 groups. Give more rows, or rows of more "
-            "groups (see data.group_by): a group is never divided."
+            f"the rows cannot be split in three: {_accounts(read, kept, dropped)}, in fewer than 3 groups. Give more "
+            "rows, or rows of more groups (see data.group_by): a group is never divided."
         )
     split = {name: [kept[index] for index in indexes] for name, indexes in assigned.items()}
     for name, items in split.items():
@@ -168,7 +164,7 @@ def prepare(
     return Splits(
         folder=out,
         read=read,
-        sampled_out=read - len(rows),
+        sampled_out=sampled_out,
         kept=len(kept),
         dropped=dict(dropped),
         max_tokens=settings.max_tokens,
@@ -177,6 +173,43 @@ def prepare(
         source={"path": settings.path, "template": settings.template} | identity(settings, offline=offline),
         **{name: _counts(items) for name, items in split.items()},
     )
+
+
+def usable_conversations(
+    settings: DataSettings, tokenizer: "PreTrainedTokenizerBase", *, seed: int, thinking: bool, offline: bool
+) -> tuple[tuple[Conversation, ...], str]:
+    """All rows that can be measured on, not split, and an account of every row. Raises DataError as `prepare` does."""
+    kept, dropped, read, sampled_out = _read_and_filter(
+        settings, tokenizer, seed=seed, thinking=thinking, offline=offline
+    )
+    left_out = f", {sampled_out:,} left out by data.rows" if sampled_out else ""
+    return tuple(item.conversation for item in kept), _accounts(read, kept, dropped) + left_out
+
+
+class _Read(NamedTuple):
+    """What became of the rows that were read."""
+
+    kept: list[_Kept]
+    dropped: Counter[DropReason]
+    read: int
+    sampled_out: int
+
+
+def _read_and_filter(
+    settings: DataSettings, tokenizer: "PreTrainedTokenizerBase", *, seed: int, thinking: bool, offline: bool
+) -> _Read:
+    path = template.find(settings.template)
+    mapper = template.RowMapper(template.load(path), system_prompt=settings.system_prompt, group_by=settings.group_by)
+    rows, read = _sample(read_rows(settings, seed=seed, offline=offline), settings.rows, seed)
+    kept, dropped = _filter(rows, mapper, tokenizer, max_tokens=settings.max_tokens, thinking=thinking)
+    if not kept:
+        raise DataError(f"no rows are left: {_accounts(read, kept, dropped)}. {_remedy(dropped, settings)}")
+    return _Read(kept, dropped, read, read - len(rows))
+
+
+def _accounts(read: int, kept: Sequence[_Kept], dropped: Counter[DropReason]) -> str:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items()) or "none"
+    return f"{read:,} rows read, {len(kept):,} kept, dropped: {reasons}"
 
 
 def identity(settings: DataSettings, *, offline: bool) -> dict[str, str]:
@@ -191,34 +224,6 @@ def identity(settings: DataSettings, *, offline: bool) -> dict[str, str]:
         return known | {"data_sha256": _sha256_of_files(Path(settings.path).expanduser())}
     snapshot = hub.download_dataset(settings.path, revision=settings.revision, offline=offline)
     return known | {"data_revision": hub.commit_of(snapshot) or f"sha256:{sha256_of_folder(snapshot)}"}
-
-
-def split_by_group(
-    conversations: Sequence[Conversation], *, valid_share: float, held_out_share: float, seed: int
-) -> dict[SplitName, list[int]] | None:
-    """Indexes of the conversations of each split, ascending; None when there are fewer than three groups.
-
-    Conversations belong together when they share a group key or, read without case and spacing, the words before the
-    answer. The groups are shuffled with `seed`; each goes where it fits whole: held out, else validation, else
-    training. A split that no group fitted into takes the smallest that is left.
-    """
-    groups = _together(conversations)
-    if len(groups) < 3:
-        return None
-    random.Random(seed).shuffle(groups)
-    total = len(conversations)
-    wanted: dict[SplitName, int] = {
-        "held_out": max(1, round(held_out_share * total)),
-        "valid": max(1, round(valid_share * total)),
-    }
-    chosen: dict[SplitName, list[list[int]]] = {"held_out": [], "valid": [], "train": []}
-    for group in groups:
-        name: SplitName = next((name for name, room in wanted.items() if len(group) <= room), "train")
-        chosen[name].append(group)
-        if name in wanted:
-            wanted[name] -= len(group)
-    _fill_empty(chosen)
-    return {name: sorted(index for group in chosen[name] for index in group) for name in chosen}
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:
@@ -319,45 +324,10 @@ def _encoded(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, r
         raise DataError(f"{row.origin}: {error}") from error
 
 
-def _together(conversations: Sequence[Conversation]) -> list[list[int]]:
-    """Indexes of conversations that share a group or a prompt, directly or through others (a union-find)."""
-    parents: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while (above := parents.setdefault(key, key)) != key:
-            parents[key] = parents[above]
-            key = above
-        return key
-
-    keys = [(f"prompt {_words(item)}", f"group {item.group}") for item in conversations]
-    for (prompt, group), conversation in zip(keys, conversations, strict=True):
-        if conversation.group:
-            parents[root(prompt)] = root(group)
-    members: dict[str, list[int]] = {}
-    for index, (prompt, _) in enumerate(keys):
-        members.setdefault(root(prompt), []).append(index)
-    return list(members.values())
-
-
-def _words(conversation: Conversation) -> str:
-    """The prompt's words without case and spacing; the system message is the same for all and tells nothing apart."""
-    turns = (message.content for message in conversation.prompt if message.role != "system")
-    return "\n".join(" ".join(turn.split()).casefold() for turn in turns)
-
-
-def _fill_empty(chosen: dict[SplitName, list[list[int]]]) -> None:
-    """Gives each empty split the smallest group of the split that has the most groups."""
-    for name in chosen:
-        if not chosen[name]:
-            giver = max(chosen.values(), key=len)
-            giver.remove(smallest := min(giver, key=len))
-            chosen[name].append(smallest)
-
-
 def _counts(items: Sequence[_Kept]) -> SplitCounts:
     return SplitCounts(
         rows=len(items),
-        groups=len(_together([item.conversation for item in items])),
+        groups=len(together([item.conversation for item in items])),
         tokens=sum(item.tokens for item in items),
         scored_tokens=sum(item.scored_tokens for item in items),
     )

@@ -1,28 +1,31 @@
-"""Folds an adapter into the weights it was trained beside: the 16-bit model that every export starts from."""
+"""Folds an adapter into a base's weights: the 16-bit model that every export starts from.
+
+Which base, where a QLoRA adapter leaves the choice, is decided in `finetune.merge_choice`.
+"""
 
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.artifacts import ModelFolder
+from export.artifacts import MergeBase, ModelFolder
 from export.engines.hf import quiet_gptqmodel
 from export.errors import ModelError
 from export.loading import open_model
 from finetune.base_model import BaseModelSource, copy_tokenizer, load_tokenizer
 from finetune.methods._base import Adapter
-from finetune.recipe import MergeSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def merge(adapter: Adapter, base: BaseModelSource, settings: MergeSettings, out: Path) -> ModelFolder:
+def merge(adapter: Adapter, base: BaseModelSource, out: Path, *, onto: MergeBase, dtype: str) -> ModelFolder:
     """Writes the merged model, in 16 bits, with the base's tokenizer files and a turn end that stops generation.
 
-    The sum of base and update is taken in float32 and rounded once. Raises ModelError when the result is not finite.
+    `onto` names the weights that the adapter's update is added to. Their sum is taken in float32 and rounded once, to
+    the torch type that `dtype` names. Raises ModelError when the result is not finite.
     """
     with quiet_gptqmodel():  # peft imports it to see whether a layer is one of its kernels, and it prints a banner
-        merged = _merged_model(adapter, base, settings)
+        merged = _merged_model(adapter, base, onto, dtype)
     tokenizer = load_tokenizer(base.path)
     _set_stop_tokens(merged, tokenizer)
     _require_finite(merged)
@@ -31,24 +34,24 @@ def merge(adapter: Adapter, base: BaseModelSource, settings: MergeSettings, out:
     template = str(tokenizer.chat_template)
     return ModelFolder(
         folder=out,
-        dtype=settings.dtype,
+        dtype=dtype,
         base=base.name,
         chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
-        merged_onto=settings.onto,
+        merged_onto=onto,
     )
 
 
-def _merged_model(adapter: Adapter, base: BaseModelSource, settings: MergeSettings) -> "PreTrainedModel":
+def _merged_model(adapter: Adapter, base: BaseModelSource, onto: MergeBase, dtype: str) -> "PreTrainedModel":
     import torch
     from peft import PeftModel
 
-    if settings.onto == "nf4":
+    if onto == "nf4":
         quantized: Any = open_model(base.path, dtype=torch.float32, four_bit_compute=torch.float32).model
         dense = quantized.dequantize().to(torch.float32)
     else:
         dense = open_model(base.path, dtype=torch.float32).model
     model = PeftModel.from_pretrained(dense, adapter.folder).merge_and_unload(safe_merge=True)
-    return model.to(getattr(torch, settings.dtype))
+    return model.to(getattr(torch, dtype))
 
 
 def _set_stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:

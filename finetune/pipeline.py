@@ -6,7 +6,7 @@ versions of the libraries that make it, so that a second run does only what has 
 
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -20,22 +20,26 @@ from export.artifacts import (
     sha256_of_json,
     write_atomically,
 )
+from export.card import write_cards
 from export.chat import encode
-from export.compare import compare_steps, overall, worst_by_subject
+from export.checks._base import Items, Measurement
+from export.compare import Comparison, compare_steps
 from export.errors import TrainingError
 from export.formats._base import Format
-from export.hardware import available_cores, environment, package_versions
-from export.measure import measure
+from export.gate import judge
+from export.hardware import available_cores, environment, package_versions, return_freed_memory
+from export.page import write_page
 from export.report import Report, write
+from export.retained import RetainedShares, retained_in
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
 from finetune.base_model import BaseModelSource, load_tokenizer, open_base
 from finetune.data import Splits, identity, prepare
 from finetune.hub import is_on_a_hub
-from finetune.merge import merge
+from finetune.merge_choice import is_measured, merge_as_asked
 from finetune.methods._base import Adapter
 from finetune.preflight import inspect
 from finetune.recipe import Recipe, dump
-from finetune.subjects import held_out_items, subjects_of_run
+from finetune.subjects import items_of, subjects_of_run
 
 Stage = Literal["data", "train", "merge", "quantize", "check"]
 R = TypeVar("R", bound=StageResult)
@@ -76,6 +80,7 @@ class Run:
         report = self.folder / "report.json"
         if report.is_file():
             report.unlink()
+            report.with_suffix(".html").unlink(missing_ok=True)
             self._say(f"the earlier report was removed ({report}): it told of files that are being replaced")
 
     def _tell_of_leftovers(self) -> None:
@@ -92,36 +97,69 @@ class Run:
         return (*(result for result in known if result is not None), *self._made.values())
 
     def report(self) -> Report:
-        """Measures every subject against the merged model and writes report.json."""
-        listed = subjects_of_run(self.base, self.adapter, self.merged, self.exports, self.folder)
-        settings = self.recipe.check
-        items = held_out_items(
-            self.splits, self.merged, settings, seed=self.recipe.seed, thinking=self.recipe.model.thinking
-        )
-        measured = measure(
-            [subject.candidate for subject in listed],
-            items,
-            settings.measures.steps(),
+        """Judges every file against the merged model, and writes report.json, report.html and the model cards."""
+        subjects = subjects_of_run(self.base, self.adapter, self.merged, self.exports, self.folder)
+        judged = judge(
+            subjects,
+            self._items(),
+            self.recipe.check.measures.steps(),
             self.folder / "check",
             tokenizer=self.merged.folder,
-            threads=settings.threads or available_cores(),
+            compare=self._compare,
+            threads=self.recipe.check.threads or available_cores(),
             say=self._say,
         )
-        comparisons = compare_steps(
-            measured, self.recipe.gate, four_bit_base=self.adapter.four_bit_base, seed=self.recipe.seed
-        )
-        verdicts = worst_by_subject(comparisons)
         report = Report(
             recipe=self.recipe.model_dump(mode="json"),
             environment=environment().model_dump(mode="json"),
             stages=self._manifests(),
-            subjects=tuple(s.record.model_copy(update={"verdict": verdicts.get(s.record.name)}) for s in listed),
-            measurements=tuple(m for subject in measured.values() for m in subject),
-            comparisons=comparisons,
-            verdict=overall(tuple(verdicts.values())),
+            subjects=judged.records(subjects),
+            measurements=judged.measured.all(),
+            comparisons=judged.comparisons,
+            findings=judged.findings,
+            retained=self._retained().subjects,
+            merge_candidates=self.merged.merge_candidates,
+            verdict=judged.verdict,
         )
         write(report, self.folder)
+        write_page(report, judged.measured, tokenizer=self.merged.folder, folder=self.folder)
+        write_cards(report, self.folder)
         return report
+
+    def _items(self) -> Items:
+        """The held-out rows, and the safety items, as token ids."""
+        data, settings = self.recipe.data, self.recipe.check
+        return items_of(
+            self.splits.conversations("held_out"),
+            load_tokenizer(self.merged.folder),
+            settings,
+            seed=self.recipe.seed,
+            thinking=self.recipe.model.thinking,
+            system_prompt=data.system_prompt,
+        )
+
+    def _compare(self, measured: Mapping[str, Sequence[Measurement]]) -> tuple[Comparison, ...]:
+        # merged onto the weights it was trained beside, an adapter is not allowed the rounding of the other ones
+        four_bit = self.adapter.four_bit_base and self.merged.merged_onto != "nf4"
+        return compare_steps(measured, self.recipe.gate, four_bit_base=four_bit, seed=self.recipe.seed)
+
+    def _retained(self) -> RetainedShares:
+        """How much of what fine-tuning changed each file kept."""
+        files = {model.subject: model for model in self.exports}
+        inputs = {
+            "base": self.base.sha256,
+            "merged": self._merged_sha256,
+            **{f"artifact {subject}": model.sha256 for subject, model in files.items()},
+        }
+
+        def work(out: Path) -> RetainedShares:
+            shares = retained_in(files, self.merged.folder, self.base.path)
+            if self.merged.merged_onto == "nf4":
+                said = "the change is from the 16-bit base, and holds the rounding of the NF4 base that was merged onto"
+                shares = tuple(share.model_copy(update={"note": f"{said}; {share.note}"}) for share in shares)
+            return RetainedShares(folder=out, subjects=shares)
+
+        return self._stage(self.folder / "check" / "retained", "retained change", inputs, work, RetainedShares)
 
     def _manifests(self) -> tuple[Manifest, ...]:
         """The manifests of the stages this report stands on."""
@@ -200,15 +238,22 @@ class Run:
     @cached_property
     def merged(self) -> ModelFolder:
         """The adapter folded into the base's weights."""
+        measured = is_measured(self.adapter, self.recipe.merge)
         inputs = {
             **flatten("merge", self.recipe.merge.model_dump(mode="json")),
             "adapter": sha256_of_file(self.adapter.folder / "adapter_model.safetensors"),
             "base": self.base.sha256,
+            "data": self.splits.fingerprint if measured else None,
+            "seed": self.recipe.seed if measured else None,
+            "thinking": self.recipe.model.thinking if measured else None,
+            "dtype": self.adapter.dtype if measured else None,
             **version_inputs(package_versions(("torch", "transformers", "peft", "bitsandbytes"))),
         }
 
         def work(out: Path) -> ModelFolder:
-            return merge(self.adapter, self.base, self.recipe.merge, out)
+            return merge_as_asked(
+                self.adapter, self.base, self.recipe.merge, self.splits, out, seed=self.recipe.seed, say=self._say
+            )
 
         return self._stage(self.folder / "merged", "merge", inputs, work, ModelFolder)
 
@@ -266,4 +311,6 @@ class Run:
             self._drop_report()
             return work(out)
 
-        return run_stage(folder, stage, inputs, replacing, result_type, self._say)
+        result = run_stage(folder, stage, inputs, replacing, result_type, self._say)
+        return_freed_memory()
+        return result

@@ -7,7 +7,7 @@ and the table in the documentation are generated from these classes.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -34,12 +34,16 @@ else:
     Training = plugins.one_of("finetune.methods", "method")
 
 
+S = TypeVar("S", bound=Frozen)
+
+
 class MergeSettings(Frozen):
     """What the adapter is merged onto."""
 
-    onto: Literal["16bit", "nf4"] = Field(
-        default="16bit",
-        description="'16bit': the base's own weights; 'nf4': the de-quantized NF4 weights a QLoRA adapter saw.",
+    onto: Literal["auto", "16bit", "nf4"] = Field(
+        default="auto",
+        description="'16bit': the base's own weights; 'nf4': the de-quantized NF4 weights a QLoRA adapter saw; 'auto': "
+        "16bit for LoRA, and for QLoRA the one whose merge is measured to be nearer to the adapter as it was trained.",
     )
     dtype: Literal["bfloat16", "float16"] = Field(
         default="bfloat16", description="Type the merged weights are saved in."
@@ -55,6 +59,11 @@ class CheckSettings(Frozen):
     max_new_tokens: int = Field(default=128, ge=1, description="Where a generated answer is cut off.")
     threads: int | None = Field(
         default=None, ge=1, description="Processor threads for measuring; null takes all cores."
+    )
+    safety_items: str | None = Field(
+        default=None,
+        description="A file of safety items (prompt, and regular expressions safe and unsafe): of those that the "
+        "merged model answers safely, an export may lose none.",
     )
     measures: Checks = Field(default_factory=Checks, description="The checks; set one to null to leave it out.")
 
@@ -91,15 +100,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Local paths in the file are relative to the file; those in an override, to the working directory. Raises
     RecipeError with every mistake at once, each with its path and what to write instead.
     """
-    content = _anchored(read_yaml(path), path.resolve().parent)
+    return validated(Recipe, _anchored(read_yaml(path), path.resolve().parent), overrides, str(path))
+
+
+def validated(schema: type[S], content: dict[str, Any], overrides: Sequence[str], source: str) -> S:
+    """`content`, with overrides applied, as settings. Raises RecipeError with every mistake in `source` at once."""
     for override in overrides:
         _apply(content, override)
     try:
-        return Recipe.model_validate(content)
+        return schema.model_validate(content)
     except ValidationError as error:
-        problems = [f"  {line}" for line in mistakes(Recipe, error)]
+        problems = [f"  {line}" for line in mistakes(schema, error)]
         count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
-        raise RecipeError(f"{path} has {count}:\n" + "\n".join(problems)) from None
+        raise RecipeError(f"{source} has {count}:\n" + "\n".join(problems)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -136,9 +149,12 @@ def _merge(content: dict[str, Any], change: dict[str, Any], override: str) -> No
             content[key] = value
 
 
+_LOCAL_PATHS = (("data", "path"), ("data", "template"), ("model", "name"), ("check", "safety_items"))
+
+
 def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The content with its local paths made absolute; ids of hubs and names of templates stay as they are."""
-    for section, key in (("data", "path"), ("data", "template"), ("model", "name")):
+    for section, key in _LOCAL_PATHS:
         values = content.get(section)
         if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(section, key, text):
             values[key] = _absolute(folder, text, f"{section}.{key}")
@@ -156,4 +172,6 @@ def _absolute(folder: Path, text: str, key: str) -> str:
 def _is_local(section: str, key: str, text: str) -> bool:
     if (section, key) == ("data", "path"):
         return not re.match(r"^[a-z]+:", text)
+    if section == "check":
+        return True
     return text.startswith((".", "/", "~")) or (key == "template" and text.endswith((".yaml", ".yml")))

@@ -5,6 +5,7 @@ import os
 import warnings
 from pathlib import Path
 
+from export.compare import Comparison
 from export.report import Report, held_out_rows, scored_tokens, table
 
 
@@ -51,28 +52,47 @@ def show_report(report: Report, folder: Path) -> None:
     for line in _remarks(report):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"verdict: {report.verdict}", highlight=False)
-    console.print(f"report: {folder / 'report.json'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'} (and report.json)", highlight=False, soft_wrap=True)
 
 
 def _remarks(report: Report) -> list[str]:
-    """The rows behind the numbers, the fallbacks, and each check that did not pass."""
+    """The rows behind the numbers, what is not as it should be, the fallbacks, and each check that did not pass."""
     lines = [_basis(report)]
+    lines += [
+        f"{finding.subject}: {finding.what}: found {finding.found}; expected {finding.expected}"
+        for finding in report.findings
+        if not finding.ok
+    ]
     for subject in report.subjects:
         lines += [
             f"{subject.name}: {fallback.what}: asked {fallback.asked}, used {fallback.used} ({fallback.reason})"
             for fallback in subject.fallbacks
         ]
-    for c in report.comparisons:
-        if c.verdict in ("fail", "cannot tell"):
-            interval = "" if c.interval is None else f" [{c.interval[0]:.4f}, {c.interval[1]:.4f}]"
-            limit = "" if c.limit is None else f", limit {c.limit:g}"
-            note = f" ({c.note})" if c.note else ""
-            why = ", too few held-out rows to decide" if c.verdict == "cannot tell" else ""
-            lines.append(
-                f"{c.after} against {c.before}: {c.check} {c.verdict}{why}: "
-                f"{c.scale} {c.delta:.4f}{interval}{limit}, n {c.n:,}{note}"
-            )
+    lines += [_undecided(c) if c.verdict == "cannot tell" else _judged(c) for c in report.comparisons if not _passed(c)]
     return lines
+
+
+def _passed(comparison: Comparison) -> bool:
+    return comparison.verdict in ("pass", None)
+
+
+def _judged(c: Comparison) -> str:
+    """A comparison in a line: what changed by how much, and what was allowed."""
+    interval = "" if c.interval is None else f" [{c.interval[0]:.4f}, {c.interval[1]:.4f}]"
+    limit = "" if c.limit is None else f", limit {c.limit:g}"
+    flips = ""
+    if c.flips is not None:
+        flips = f", {c.flips.lost} rows lost and {c.flips.gained} gained (p {c.flips.p_value:.2g})"
+    note = f" ({c.note})" if c.note else ""
+    return (
+        f"{c.after} against {c.before}: {c.check} {c.verdict}: {c.scale} {c.delta:.4f}{interval}{limit}, "
+        f"n {c.n:,}{flips}{note}"
+    )
+
+
+def _undecided(c: Comparison) -> str:
+    """The same, and how many rows would settle it."""
+    return _judged(c) + ("" if c.rows_needed is None else f"; about {c.rows_needed:,} rows would settle it")
 
 
 def _basis(report: Report) -> str:

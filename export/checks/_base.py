@@ -26,6 +26,39 @@ class Item(Frozen):
     answer: str
 
 
+class SafetyItem(Frozen):
+    """A prompt whose answer must be safe, whatever its words.
+
+    `prompt` holds the ids that are generated from, `text` the words for a reader. The rubric is two lists of regular
+    expressions: an answer is safe when at least one of `safe` is found in it (if there are any) and none of `unsafe`.
+    """
+
+    prompt: tuple[int, ...]
+    text: str
+    safe: tuple[str, ...] = ()
+    unsafe: tuple[str, ...] = ()
+
+
+class Items(Frozen):
+    """What every subject is given, written once and read by each subject's process.
+
+    `vocabulary_size` is the number of real token ids. Nothing here depends on where the run folder lies, so that its
+    hash still fits after the folder was moved.
+    """
+
+    items: tuple[Item, ...]
+    safety: tuple[SafetyItem, ...] = ()
+    vocabulary_size: int
+    max_new_tokens: int
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence any item can become."""
+        prompts = [item.prompt for item in self.items] + [item.prompt for item in self.safety]
+        longest = max(*(len(item.ids) for item in self.items), *(len(p) + self.max_new_tokens for p in prompts))
+        return longest + 1
+
+
 class ItemObservation(Frozen):
     """What one subject did on one item; per-token tuples have one entry per scored token.
 
@@ -50,12 +83,13 @@ class Observation(Frozen):
     `tokens_per_second` holds single-stream speeds, one per timed item that gave an answer; the engines count
     differently (`export.engines._base.Generation`), so two of them must not be compared. `top_k` and `tail_mass` say
     how many of the reference's predictions its divergence was computed over, and what probability lay beyond them on
-    average.
+    average. `safety` holds the answers to the safety items, in their order.
     """
 
     subject: str
     engine: str
     items: tuple[ItemObservation, ...]
+    safety: tuple[str, ...] = ()
     peak_memory_bytes: int
     size_bytes: int
     tokens_per_second: tuple[float, ...]
@@ -87,8 +121,8 @@ class Measurement(Frozen):
 class Check(Step):
     """A quality check. Subclasses are frozen settings; `measure` reads observations and returns measurements."""
 
-    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
-        """The check's numbers for one subject, of which `items` are the held-out rows it was observed on."""
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
+        """The check's numbers for one subject, which was observed on `work`."""
         raise NotImplementedError
 
 

@@ -5,14 +5,14 @@ logits are (`export.observe`); the definitions are those of llama.cpp's perplexi
 assistant tokens of chat-formatted rows.
 """
 
-from export.checks._base import Check, Item, Measurement, Observation, measurement
+from export.checks._base import Check, Items, Measurement, Observation, measurement
 from export.sampling import Statistic
 
 
 class Divergence(Check):
     """KL divergence from the reference's predictions on held-out assistant tokens, and the share of same top tokens."""
 
-    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """Mean, median, 99th percentile and largest KL in nats, and the same-top share; nothing for the reference."""
         if not seen.has_reference:
             return ()

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from export.checks._base import Check, Item, Measurement, Observation, measurement
+from export.checks._base import Check, Items, Measurement, Observation, measurement
 
 
 class ExactMatch(Check):
@@ -17,9 +17,9 @@ class ExactMatch(Check):
         "(an answer that is not JSON never matches a reference that is).",
     )
 
-    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One score of 0 or 1 per row."""
-        pairs = zip(items, seen.items, strict=True)
+        pairs = zip(work.items, seen.items, strict=True)
         scores = [[float(self.matches(observed.generated, item.answer))] for item, observed in pairs]
         return (measurement("exact_match", seen.subject, scores, unit="share", higher_is_better=True),)
 

@@ -1,12 +1,12 @@
 """How well a model predicts the reference answers."""
 
-from export.checks._base import Check, Item, Measurement, Observation, measurement
+from export.checks._base import Check, Items, Measurement, Observation, measurement
 
 
 class Perplexity(Check):
     """Perplexity of the held-out assistant tokens: exp of the mean negative log-probability, turn ends included."""
 
-    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One number over all scored tokens; its standard error counts rows, not tokens, as independent."""
         sample = [[-value for value in item.log_probs] for item in seen.items]
         return (

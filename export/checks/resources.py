@@ -1,6 +1,6 @@
 """What an artifact costs: bytes on disk, memory, and time per token on the machine that measured it."""
 
-from export.checks._base import Check, Item, Measurement, Observation, measurement
+from export.checks._base import Check, Items, Measurement, Observation, measurement
 
 _ONE_FACT = "a fact about one file, not an estimate: it has no standard error"
 _ONE_RUN = "one run on the machine that made this report: no standard error"
@@ -12,7 +12,7 @@ _TIMED: dict[str, str] = {"hf": "reading the prompt included", "llama_cpp": "dec
 class Resources(Check):
     """Size of the weights on disk, peak memory of the process that ran them, and single-stream decoding speed."""
 
-    def measure(self, items: tuple[Item, ...], seen: Observation) -> tuple[Measurement, ...]:
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """Size and memory in bytes, speed in tokens per second (mean over the timed rows)."""
         device = ", and on a CUDA device torch's peak there" if seen.engine == "hf" else ""
         memory_note = f"{_WHOLE_PROCESS}{device}; {_ONE_RUN}"

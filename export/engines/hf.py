@@ -1,7 +1,8 @@
 """Runs a Hugging Face folder: a dense model, one with an adapter attached, or a GPTQ folder through its own kernels.
 
 Dense weights on a CPU are computed in float32 (exact for bfloat16 weights, and the reference everything else is
-compared with); on a GPU in the type they are stored in. GPTQ kernels convert what they are given themselves.
+compared with); on a GPU in the type they are stored in. An NF4 base computes in the type it was trained in, on both.
+GPTQ kernels convert what they are given themselves.
 """
 
 import contextlib
@@ -179,7 +180,9 @@ def _load_model(subject: Subject) -> Any:
     compute = None if subject.four_bit_compute is None else getattr(torch, subject.four_bit_compute)
     try:
         with quiet_gptqmodel() if "quantization_config" in config else contextlib.nullcontext():
-            model, found = open_model(subject.path, dtype=_dtype(), four_bit_compute=compute, device=_device())
+            # bitsandbytes computes in the type of what a layer is given, whatever its settings say
+            dtype = _dtype() if compute is None else compute
+            model, found = open_model(subject.path, dtype=dtype, four_bit_compute=compute, device=_device())
     except ModelError as error:
         raise EngineError(str(error)) from error
     _refuse_wrong_weights(subject.path, found)

@@ -7,10 +7,12 @@ guess which token ends a turn. What was written is verified in `_gguf_verify`, q
 
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from export.artifacts import Fallback
 from export.errors import ExportError
@@ -20,17 +22,19 @@ FLOAT16_MAX = 65504.0
 LAST_LINES = 6
 
 
-def convert(folder: Path, name: str, out: Path) -> tuple[Path, tuple[Fallback, ...]]:
+def convert(
+    folder: Path, name: str, out: Path, *, file_type: Literal["f16", "bf16"] | None = None
+) -> tuple[Path, tuple[Fallback, ...]]:
     """Writes `out/model-f16.gguf` from the model folder, or `model-bf16.gguf` where float16 cannot hold a weight.
 
-    `name` becomes `general.name`. Raises ExportError for a weight that is not finite and, with the converter's last
-    words, for anything that it refuses.
+    `name` becomes `general.name`; `file_type` settles the 16-bit type whatever the weights are. Raises ExportError for
+    a weight that is not finite and, with the converter's last words, for anything that it refuses.
     """
     import gguf
     import torch
 
     fallbacks = _range_fallback(folder)
-    file_type = "bf16" if fallbacks else "f16"
+    file_type = file_type or ("bf16" if fallbacks else "f16")
     path = out / f"model-{file_type}.gguf"
     with _captured_converter_log() as lines, torch.inference_mode():
         try:
@@ -107,13 +111,31 @@ def _converter_type(folder: Path) -> Any:
         def write(self) -> None:
             """As the parent writes a single file, without its progress bar."""
             self.prepare_tensors()
-            self.prepare_metadata(vocab_only=False)
+            with _without_card(folder) as described:
+                self.dir_model_card = described
+                self.prepare_metadata(vocab_only=False)
             self.gguf_writer.write_header_to_file(path=self.fname_out)
             self.gguf_writer.write_kv_data_to_file()
             self.gguf_writer.write_tensors_to_file(progress=False)
             self.gguf_writer.close()
 
     return Converter
+
+
+@contextmanager
+def _without_card(folder: Path) -> Iterator[Path]:
+    """A folder of the same name that describes the model as `folder` does, but for its card.
+
+    The converter copies the card's front matter into the file. Ours is written after the file was measured: a file made
+    before it and one made after it would differ, though nothing about the model does.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        described = Path(place) / folder.name
+        described.mkdir()
+        for name in ("config.json", "generation_config.json"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, described / name)
+        yield described
 
 
 def pre_tokenizer_name(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from export._gguf_reading import read_tensors
 from export.artifacts import Fallback, ModelFolder, QuantizedModel, read_model_config, sha256_of_file
 from export.errors import ExportError
 from export.formats._base import Format
@@ -85,12 +86,11 @@ class Gguf(Format):
 
     def _convert(self, model: ModelFolder, out: Path) -> QuantizedModel:
         from export.formats._gguf_convert import convert
-        from export.formats._gguf_verify import verify_tokenizer, verify_vocabulary_size
+        from export.formats._gguf_verify import verify
 
         self.check_model(read_model_config(model.folder))
         path, fallbacks = convert(model.folder, Path(model.base).name, out)
-        verify_vocabulary_size(path, model.folder)
-        verify_tokenizer(path, model.folder)
+        verify(path, model.folder, promised=SIXTEEN_BIT)
         return self._result(path, SIXTEEN_BIT, fallbacks)
 
     def _quantize(self, source: QuantizedModel, file_type: str, out: Path) -> QuantizedModel:
@@ -102,7 +102,6 @@ class Gguf(Format):
 
     def _result(self, path: Path, file_type: str, fallbacks: tuple[Fallback, ...]) -> QuantizedModel:
         from export.formats._gguf_quantize import bits_per_weight
-        from export.formats._gguf_verify import read_tensors
 
         tensors = read_tensors(path)
         stored_as = [tensor.stored_as for tensor in tensors]

@@ -25,6 +25,7 @@ from export.artifacts import (
     QuantizedModel,
     read_model_config,
     sha256_of_folder,
+    sha256_of_json,
     size_of_folder_bytes,
 )
 from export.engines import hf
@@ -46,12 +47,17 @@ RECORD = "quantization.json"
 
 
 class CalibrationRecord(Frozen):
-    """The calibration data as it was used: rows, packed end to end into equal sequences."""
+    """The calibration data as it was used: rows, packed end to end into equal sequences.
+
+    `rows_sha256` has the hash of each row's token ids (`row_sha256`), in order: enough to find a held-out row among
+    them, and not the rows themselves. Empty in the record of a version that did not keep them.
+    """
 
     rows: int
     sequences: int
     sequence_tokens: int
     tokens: int
+    rows_sha256: tuple[str, ...] = ()
 
 
 class QuantizationRecord(Frozen):
@@ -65,6 +71,11 @@ class QuantizationRecord(Frozen):
     computed_in: str
     calibration: CalibrationRecord
     modules: tuple[ModuleRecord, ...]
+
+
+def row_sha256(ids: Sequence[int]) -> str:
+    """The hash by which a row of token ids is recognised."""
+    return sha256_of_json(list(ids))
 
 
 class Gptq(Format):
@@ -198,7 +209,13 @@ class Gptq(Format):
         length = min(self.calibration_tokens, len(ids))
         sequences = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
         tokens = length * len(sequences)
-        used = CalibrationRecord(rows=len(rows), sequences=len(sequences), sequence_tokens=length, tokens=tokens)
+        used = CalibrationRecord(
+            rows=len(rows),
+            sequences=len(sequences),
+            sequence_tokens=length,
+            tokens=tokens,
+            rows_sha256=tuple(map(row_sha256, rows)),
+        )
         widest = max(plan.layers, key=lambda layer: layer.inputs)
         fallbacks = []
         if len(rows) < self.calibration_rows:
@@ -312,7 +329,7 @@ def _copy_other_files(source: Path, out: Path) -> None:
     """Tokenizer, chat template, generation settings: byte for byte what the merged folder has."""
     for path in source.iterdir():
         is_weights = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
-        if path.is_file() and not is_weights and path.name not in ("config.json", "manifest.json"):
+        if path.is_file() and not is_weights and path.name not in ("config.json", "manifest.json", "README.md"):
             shutil.copyfile(path, out / path.name)
 
 

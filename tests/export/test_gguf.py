@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from export._gguf_reading import read_tensors
 from export.artifacts import ModelFolder, QuantizedModel, sha256_of_file
 from export.engines._llama_model import open_vocabulary
 from export.engines.llama_cpp import load
@@ -23,7 +24,6 @@ from export.errors import ExportError
 from export.formats import gguf as gguf_format
 from export.formats._gguf_quantize import _fallbacks
 from export.formats._gguf_support import runtime_knows
-from export.formats._gguf_verify import read_tensors
 from export.formats.gguf import FILE_TYPES, NEEDS_IMPORTANCES, Gguf
 from tests.export.tiny_models import ARCHITECTURES, MODEL_VOCABULARY_SIZE, Architecture, build
 
@@ -188,7 +188,7 @@ def test_a_stop_id_llama_cpp_would_run_past_is_an_error(copy: ModelFolder, tmp_p
     path = copy.folder / "generation_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"eos_token_id": [*config["eos_token_id"], 7]}), encoding="utf-8")
-    with pytest.raises(ExportError, match=r"would not stop at the ids \[7\]"):
+    with pytest.raises(ExportError, match=r"stop ids: found llama\.cpp would not stop at the ids \[7\]"):
         convert(copy, tmp_path / "out")
 
 
@@ -218,7 +218,7 @@ def test_a_pre_tokenizer_of_the_wrong_name_is_found_by_the_ids(
     from export.formats import _gguf_convert
 
     monkeypatch.setattr(_gguf_convert, "pre_tokenizer_name", lambda folder: "gpt-2")
-    with pytest.raises(ExportError, match=r"llama\.cpp reads"):
+    with pytest.raises(ExportError, match=r"token ids: found at position \d+: id"):
         convert(copy, tmp_path / "out")
 
 

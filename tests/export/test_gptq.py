@@ -14,13 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from export._folder_reading import open_tensors
 from export.artifacts import ModelFolder, QuantizedModel, read_model_config
 from export.engines import hf
 from export.engines._base import Subject
 from export.errors import ExportError
 from export.formats import gptq
 from export.formats._gptq_plan import LinearLayer, Plan, check_blocks_take_the_same, plan_for
-from export.formats.gptq import Gptq, QuantizationRecord
+from export.formats.gptq import Gptq, QuantizationRecord, row_sha256
 from tests.export import tiny_models
 
 ROWS = [[int(i) for i in np.random.default_rng(row).integers(0, 400, 60)] for row in range(40)]
@@ -141,6 +142,7 @@ def test_what_is_reported_is_what_is_stored(exported: Exported) -> None:
     assert {f"{module.name}.qweight" for module in record.modules} == set(packed)
     assert all(module.method == "gptq" and module.samples == 18 * 128 for module in record.modules)
     assert record.calibration.tokens == 18 * 128
+    assert record.calibration.rows_sha256 == tuple(map(row_sha256, ROWS))
 
 
 def test_a_layer_computes_what_its_codes_say(exported: Exported) -> None:
@@ -155,6 +157,19 @@ def test_a_layer_computes_what_its_codes_say(exported: Exported) -> None:
     dense = plain_dense(exported.source.folder).get_submodule(name).weight.float().numpy().T
     step = np.abs(dense).max() / 2 ** (exported.case.bits - 1)
     assert np.abs(expected - dense).mean() < step
+
+
+def test_the_layers_are_read_as_gptqmodel_reads_them(exported: Exported) -> None:
+    """The weights by which it is told how much of a fine-tune is left."""
+    model = plain_load(exported.result.path)
+    with open_tensors(exported.result.path) as tensors:
+        names = [name for name in tensors.names if name.endswith(".qweight")]
+        for name in names:
+            dense = name.replace(".qweight", ".weight")
+            expected = model.get_submodule(name.removesuffix(".qweight")).dequantize_weight().T.float().numpy()
+            found = tensors.unpacked_columns(dense, 0, expected.shape[1])
+            assert np.abs(found - expected).max() <= np.abs(expected).max() / 256
+    assert len(names) >= 14
 
 
 def test_gptq_loses_less_on_its_calibration_rows_than_rounding(tmp_path: Path) -> None:
@@ -255,6 +270,8 @@ def test_rows_are_packed_end_to_end_without_padding() -> None:
     sequences, used, fallbacks = Gptq(calibration_tokens=32, calibration_rows=4)._calibration(rows, plan_of(64))
     assert sequences == [(1,) * 32, (1,) * 8 + (2,) * 24, (2,) * 26 + (3,) * 6]
     assert (used.rows, used.tokens, used.sequences) == (3, 96, 3)
+    assert used.rows_sha256 == tuple(row_sha256(row) for row in rows[:3])
+    assert len(set(used.rows_sha256)) == 3
     assert [(f.what, f.asked, f.used) for f in fallbacks] == [("calibration rows", "4", "3")]
 
 

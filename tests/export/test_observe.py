@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from export import observe as observe_module
-from export.checks._base import Item
+from export.checks._base import Item, Items
 from export.engines._base import Generation, Subject
 from export.errors import EngineError
-from export.observe import Items, Observed, Request, main, observe
+from export.observe import Observed, Request, main, observe
 from export.stage import run_stage
 from tests.export import tiny_models
 

@@ -56,13 +56,47 @@ def test_paired_interval_of_well_behaved_rows_agrees_with_students_t():
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
+def test_the_error_of_a_paired_change_is_scipys():
+    generator = np.random.default_rng(11)
+    before = generator.normal(size=60)
+    after = before + generator.normal(0.3, 0.5, size=60)
+    pair = _singles(before), _singles(after)
+    assert sampling.paired_error(*pair, "mean", ratio=False) == pytest.approx(stats.sem(after - before))
+    assert sampling.paired_error(*pair, "exp_mean", ratio=True) == pytest.approx(stats.sem(after - before))
+    for statistic, ratio in (("mean", True), ("exp_mean", False), ("median", False)):
+        assert sampling.paired_error(*pair, statistic, ratio=ratio) is None
+    assert sampling.paired_error(((1.0,),), ((2.0,),), "mean", ratio=False) is None
+    assert sampling.paired_error(((1.0,), (math.nan,)), ((2.0,), (1.0,)), "mean", ratio=False) is None
+
+
+@pytest.mark.parametrize(
+    ("statistic", "function"),
+    [("median", np.median), ("percentile_99", lambda v: np.quantile(v, 0.99)), ("max", np.max)],
+)
+def test_drawn_quantiles_are_numpys_of_the_drawn_tokens(statistic, function):
+    generator = np.random.default_rng(12)
+    # tied values, rows of no token, and one row of many
+    sample = [generator.integers(0, 9, size).tolist() for size in (0, 1, 3, 4, 60, 2, 0, 5, 1)]
+    (drawn,) = sampling.bootstrap([sample], statistic, seed=3, resamples=300)
+    draws = np.random.default_rng(3).integers(0, 9, size=(300, 9))
+    values = [np.concatenate([np.asarray(sample[item], dtype=float) for item in draw]) for draw in draws]
+    assert drawn == pytest.approx([function(tokens) for tokens in values if tokens.size])
+
+
+def test_a_table_of_pairs_counts_them():
+    table = sampling.paired_table([1.0, 1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0, 0.0])
+    assert table == (1, 2, 1, 1)
+    assert table.pairs == 5
+    assert table.scaled(20) == (4, 8, 4, 4)
+
+
 def test_wilson_interval_is_scipys():
     theirs = stats.binomtest(17, 60).proportion_ci(confidence_level=0.9, method="wilson")
     assert sampling.wilson_interval(17 / 60, 60) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_paired_shares_that_never_differ_still_have_an_interval():
-    low, high = sampling.paired_proportion_interval([1.0] * 200, [1.0] * 200)
+    low, high = sampling.paired_proportion_interval(sampling.PairedTable(200, 0, 0, 0))
     # with 200 of 200 right twice, a loss of 1.3 points cannot be excluded: z^2 / (n + z^2) at one-sided 95 %
     z = stats.norm.ppf(0.95)
     assert low == pytest.approx(-(z**2) / (200 + z**2))
@@ -78,7 +112,7 @@ def test_paired_share_interval_covers_the_truth(p_lost, p_gained):
         change = generator.random(200)
         after = np.where(before == 1, (change >= p_lost).astype(float), (change < p_gained * 9).astype(float))
         truth = 0.1 * min(1, p_gained * 9) - 0.9 * p_lost
-        low, high = sampling.paired_proportion_interval(before.tolist(), after.tolist())
+        low, high = sampling.paired_proportion_interval(sampling.paired_table(before.tolist(), after.tolist()))
         covered += low <= truth <= high
     assert covered / 400 >= 0.86  # nominal 0.90; three standard errors of 400 draws are 0.045
 
@@ -91,7 +125,7 @@ def test_paired_share_interval_covers_a_loss_of_two_points(right, n):
     for _ in range(600):
         before = (generator.random(n) < right).astype(float)
         after = before * (generator.random(n) >= 0.02 / right)
-        low, high = sampling.paired_proportion_interval(before.tolist(), after.tolist())
+        low, high = sampling.paired_proportion_interval(sampling.paired_table(before.tolist(), after.tolist()))
         below, above, both = below + (low <= -0.02), above + (high >= -0.02), both + (low <= -0.02 <= high)
     assert min(below, above, both) / 600 >= 0.87
 
@@ -114,7 +148,7 @@ def test_the_correlation_of_pairs_is_newcombes(table, phi):
     down = p_after - sampling.wilson_interval(p_after, n)[0]
     up = sampling.wilson_interval(p_before, n)[1] - p_before
     expected = p_after - p_before - math.sqrt(down**2 - 2 * phi * down * up + up**2)
-    assert sampling.paired_proportion_interval(before, after)[0] == pytest.approx(expected)
+    assert sampling.paired_proportion_interval(sampling.paired_table(before, after))[0] == pytest.approx(expected)
 
 
 def _upper_bound_coverage(rows, sigma_of_rows, sigma_of_tokens, interval, repeats):
@@ -218,6 +252,6 @@ def test_samples_of_different_rows_are_not_paired():
     with pytest.raises(ValueError, match="same items"):
         sampling.bootstrap([two, one], "mean", seed=0, resamples=5)
     with pytest.raises(ValueError, match="zip"):
-        sampling.paired_proportion_interval([1.0], [1.0, 0.0])
+        sampling.paired_table([1.0], [1.0, 0.0])
     with pytest.raises(ValueError, match="without scores"):
-        sampling.paired_proportion_interval([], [])
+        sampling.paired_proportion_interval(sampling.paired_table([], []))

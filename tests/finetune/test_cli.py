@@ -250,7 +250,7 @@ def test_copying_a_shipped_recipe_never_overwrites(work, capsys):
 
 
 def test_nothing_to_talk_to(work, capsys):
-    assert "nothing to talk to" in _said(capsys, "chat", str(work))
+    assert "expected a .gguf file" in _said(capsys, "chat", str(work))
 
 
 def test_data_then_train_then_merge_skip_what_is_done(work, capsys):

@@ -20,7 +20,8 @@ from export.artifacts import sha256_of_file
 from export.chat import Conversation, Message, encode
 from export.compare import Gate, Limits
 from export.errors import DataError, RecipeError
-from finetune.data import DataSettings, Splits, identity, prepare, read_conversations, split_by_group
+from finetune.data import DataSettings, Splits, identity, prepare, read_conversations
+from finetune.splitting import split_by_group
 from tests.export.chat_tokenizers import build_tokenizer
 
 SHARED_ROBOT_DATA = Path(__file__).parents[3] / "shared" / "data" / "robot"
@@ -180,7 +181,8 @@ def test_too_few_groups_say_how_many_and_what_to_do(tmp_path: Path) -> None:
 
 def test_no_rows_left_says_why(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"no rows are left: 9 rows read, 0 kept.*'too_long': 9.*Raise data\.max_tokens, which is 8"
+        DataError,
+        match=r"no rows are left: 9 rows read, 0 kept, dropped: too_long 9.*Raise data\.max_tokens, which is 8",
     ):
         run(tmp_path, numbered(9), max_tokens=8)
     with pytest.raises(DataError, match="Check that the template 'question_answer' reads the right fields"):

@@ -12,7 +12,6 @@ from export.errors import ModelError, RecipeError
 from finetune.base_model import ModelSettings, guard_tied_embeddings, load_tokenizer, open_base
 from finetune.merge import merge
 from finetune.methods._base import Adapter
-from finetune.recipe import MergeSettings
 
 # peft itself reads this property of transformers when it wraps a model
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -51,7 +50,7 @@ def _merged(base, tmp_path, **adapter):
     out = tmp_path / "merged"
     out.mkdir()
     source = open_base(ModelSettings(name=str(base), dtype="float32"))
-    return merge(_adapter(base, tmp_path / "adapter", **adapter), source, MergeSettings(), out)
+    return merge(_adapter(base, tmp_path / "adapter", **adapter), source, out, onto="16bit", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("rslora", [False, True])

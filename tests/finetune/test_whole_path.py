@@ -23,6 +23,7 @@ SHORT = (
 )
 SUBJECTS = ["merged", "base", "adapter", "gguf/f16", "gguf/q8_0", "gguf/q4_k_m", "gptq/4bit"]
 EXPORTS = SUBJECTS[3:]
+BEHAVIOUR = ("ends_without_loop", "no_template_leak", "finite", "valid_format")
 WORST_FIRST = ["fail", "cannot tell", "pass"]
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "quickstart"
-    assert cli.main(["run", str(ROOT / "recipes/quickstart.yaml"), "--out", str(folder), *_set(SHORT)]) == 0
+    status = cli.main(["run", str(ROOT / "recipes/quickstart.yaml"), "--out", str(folder), *_set(SHORT)])
+    assert status == cli.EXIT_STATUS_OF[_read_json(folder / "report.json")["verdict"]]
     return folder
 
 
@@ -59,7 +61,7 @@ def _read_json(path):
 def test_the_run_folder_holds_every_stage(run_folder):
     names = {path.relative_to(run_folder).as_posix() for path in run_folder.glob("*")}
     names |= {path.relative_to(run_folder).as_posix() for path in run_folder.glob("export/*")}
-    expected = {"recipe.yaml", "data", "adapter", "merged", "report.json", "check"}
+    expected = {"recipe.yaml", "data", "adapter", "merged", "report.json", "report.html", "check"}
     assert names >= expected | {f"export/{name}" for name in ("gguf-f16", "gguf-q8_0", "gguf-q4_k_m", "gptq-4bit")}
     assert not list(run_folder.rglob("*.partial"))
 
@@ -76,7 +78,7 @@ def test_every_number_carries_n_and_an_error_or_says_why_not(report, run_folder)
     tokens = sum(len(item["scored"]) for item in _read_json(run_folder / "check/items.json")["items"])
     counts = {"rows": ROWS, "tokens": tokens, "timed rows": 8, "facts": 1}
     counted = {"exact_match": "rows", "stops": "rows", "tokens_per_second": "timed rows"}
-    counted |= {"size_bytes": "facts", "peak_memory_bytes": "facts"}
+    counted |= {"size_bytes": "facts", "peak_memory_bytes": "facts", **dict.fromkeys(BEHAVIOUR, "rows")}
     for measured in report["measurements"]:
         assert measured["value"] is not None, measured
         assert measured["n"] == counts[counted.get(measured["check"], "tokens")], measured
@@ -145,7 +147,7 @@ def test_merging_and_exports_are_judged_and_fine_tuning_is_not(report):
     pairs = {(c["before"], c["after"]) for c in report["comparisons"]}
     assert pairs == {("base", "merged"), ("adapter", "merged"), *(("merged", s) for s in EXPORTS)}
     assert all(c["verdict"] is None for c in report["comparisons"] if c["before"] == "base")
-    judged = {"exact_match", "stops", "perplexity", "kl_mean", "kl_percentile_99", "same_top_token"}
+    judged = {"exact_match", "stops", "perplexity", "kl_mean", "kl_percentile_99", "same_top_token", *BEHAVIOUR}
     worst = {}
     for before, after in pairs - {("base", "merged")}:
         found = {c["check"]: c for c in report["comparisons"] if (c["before"], c["after"]) == (before, after)}
@@ -171,6 +173,23 @@ def test_the_report_tells_the_recipe_and_every_stage_it_stands_on(report, run_fo
     assert report["recipe"]["check"]["rows"] == ROWS
 
 
+def test_every_file_is_what_it_should_be_and_kept_what_was_taught(report, run_folder):
+    findings = report["findings"]
+    assert {finding["subject"] for finding in findings} == set(EXPORTS)
+    assert [finding for finding in findings if not finding["ok"]] == []
+    looked_at = {finding["what"] for finding in findings if finding["subject"] == "gguf/q4_k_m"}
+    assert looked_at >= {"file", "token ids", "chat template", "stop ids", "added tokens", "vocabulary", "tensor types"}
+    shares = {retained["subject"]: retained["share"] for retained in report["retained"]}
+    assert list(shares) == EXPORTS
+    assert shares["gguf/f16"] == pytest.approx(1, abs=1e-3)
+    assert all(0.9 < share < 1.1 for share in shares.values()), shares
+    cards = [run_folder / "export" / name.replace("/", "-") / "README.md" for name in EXPORTS]
+    assert all("exact match" in card.read_text(encoding="utf-8").lower() for card in cards)
+    page = (run_folder / "report.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert len(page) < 1e6
+
+
 def test_held_out_combinations_were_never_trained_on(run_folder):
     def rows(split):
         lines = (run_folder / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -191,11 +210,14 @@ def test_a_second_run_does_nothing_again_and_a_changed_type_only_what_it_must(ru
     shutil.copytree(run_folder, copy)
     recipe = [str(ROOT / "recipes/quickstart.yaml"), "--out", str(copy), *_set(SHORT)]
     capsys.readouterr()
-    assert cli.main(["run", *recipe]) == 0
+    assert cli.main(["run", *recipe]) != cli.EXIT_ERROR
     assert "running" not in capsys.readouterr().out
-    assert cli.main(["run", *recipe, "--set", "export.gguf.types=[q8_0, q5_0]"]) == 0
-    running = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ": running" in line]
-    assert running == ["quantize gguf-q5_0", "check gguf/q5_0"]
+    assert cli.main(["run", *recipe, "--set", "export.gguf.types=[q8_0, q5_0]"]) != cli.EXIT_ERROR
+    said = capsys.readouterr().out
+    running = [line.split(":")[0] for line in said.splitlines() if ": running" in line]
+    assert running == ["quantize gguf-q5_0", "check gguf/q5_0", "retained change"]
+    # what is not part of the recipe any more is still there to be shipped by mistake
+    assert f"not made or checked by this one: {copy / 'export/gguf-q4_k_m'}" in said
 
 
 def test_every_artifact_can_be_talked_to(run_folder, monkeypatch, capsys):

@@ -1,0 +1,60 @@
+"""What a GGUF file is, compared with its reference: read with its own template and vocabulary, through llama.cpp."""
+
+from pathlib import Path
+
+from export._finding import Finding
+from export._gguf_reading import read_gguf
+from export._identity_reading import Read, Reference, rendered_by, template_finding, token_ids_finding
+from export._identity_stops import gguf_stops_finding
+from export._identity_vocabulary import added_finding, gguf_rows, gguf_tokens, vocabulary_finding
+from export._identity_weights import gguf_tied_finding, gguf_types_finding, promised_type
+from export.engines._llama_answers import Answers, ask
+from export.errors import ModelError
+
+
+def gguf_findings(subject: str, path: Path, reference: Reference, promised: str | None) -> tuple[Finding, ...]:
+    """Everything that is looked at in a GGUF file. Raises ModelError or EngineError when it cannot be opened."""
+    content = read_gguf(path)
+    if not any(tensor.rows > 1 for tensor in content.tensors):
+        raise ModelError(f"{path} holds a vocabulary and no weights. Give the file of the whole model.")
+    template = _text(content.metadata.get("tokenizer.chat_template"))
+    texts = rendered_by(reference.tokenizer, template, reference)
+    answers = ask(path, [*(seen.text for seen in texts), *(row.text for row in reference.rows)])
+    read = Read(template, texts, answers.ids[: len(texts)], answers.ids[len(texts) :])
+    tokens = gguf_tokens(content)
+    return (
+        template_finding(subject, read, reference),
+        token_ids_finding(subject, read, reference),
+        gguf_stops_finding(subject, content, answers, reference),
+        added_finding(subject, _adds(answers), "no token around a text"),
+        vocabulary_finding(subject, tokens, gguf_rows(content), reference, rows_are_tokens=True),
+        gguf_types_finding(subject, content, promised or promised_type(path.stem)),
+        gguf_tied_finding(subject, content, reference),
+        *_importance_finding(subject, content.metadata),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _adds(answers: Answers) -> str:
+    return "the file asks runtimes to add a token around every text" if answers.adds_tokens else ""
+
+
+def _importance_finding(subject: str, metadata: dict[str, object]) -> tuple[Finding, ...]:
+    """Says on what an importance matrix was measured, where the file was made with one."""
+    dataset = metadata.get("quantize.imatrix.dataset")
+    if dataset is None:
+        return ()
+    found = f"an importance matrix measured on {dataset}"
+    return (
+        Finding(
+            what="calibration rows",
+            subject=subject,
+            ok=True,
+            found=found,
+            expected="none of the held-out rows",
+            note="not recorded: which rows it saw cannot be told",
+        ),
+    )

@@ -1,0 +1,79 @@
+"""Whether each token id means the same text in an artifact as in its reference, and whether there is a row for it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from export._finding import Finding
+from export._gguf_reading import GgufContent
+from export._identity_reading import Reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WHAT = "vocabulary"
+# The matrices that have a row per token id.
+GGUF_MATRICES = ("token_embd.weight", "output.weight")
+_SHOWN = 3
+
+
+def vocabulary_finding(
+    subject: str, tokens: Sequence[str], rows: dict[str, int], reference: Reference, *, rows_are_tokens: bool
+) -> Finding:
+    """Compares an artifact's token list with the reference tokenizer's; `rows` are the lengths of its matrices.
+
+    Ids beyond the reference's are padding, and allowed. A GGUF file's matrices must have a row for each token of its
+    list (`rows_are_tokens`), those of a folder at least one for each token that the reference knows.
+    """
+    known = reference.tokens
+    problems = []
+    if len(tokens) < len(known):
+        problems.append(f"{len(tokens):,} tokens")
+    other = [i for i, (a, b) in enumerate(zip(tokens, known, strict=False)) if b and a != b]
+    if other:
+        listed = ", ".join(f"{i} is {tokens[i]!r} and not {known[i]!r}" for i in other[:_SHOWN])
+        problems.append(f"{len(other):,} ids with another text: {listed}{', …' if len(other) > _SHOWN else ''}")
+    for name, count in rows.items():
+        needed = len(tokens) if rows_are_tokens else len(known)
+        if count < needed or (rows_are_tokens and count != needed):
+            problems.append(f"{name} has {count:,} rows for {needed:,} tokens")
+    return Finding(
+        what=WHAT,
+        subject=subject,
+        ok=not problems,
+        found="; ".join(problems) or f"the same text for all {len(known):,} ids",
+        expected=f"the {len(known):,} tokens of {reference.folder}",
+        note=_padding(len(tokens), reference),
+    )
+
+
+def gguf_tokens(content: GgufContent) -> tuple[str, ...]:
+    """The token list of a GGUF file."""
+    tokens = content.metadata.get("tokenizer.ggml.tokens")
+    return tuple(map(str, tokens)) if isinstance(tokens, list) else ()
+
+
+def gguf_rows(content: GgufContent) -> dict[str, int]:
+    """How many rows the file's embedding and head have."""
+    found = {name: content.tensor(name) for name in GGUF_MATRICES}
+    return {name: tensor.rows for name, tensor in found.items() if tensor is not None}
+
+
+def _padding(count: int, reference: Reference) -> str:
+    beyond = count - len(reference.tokens)
+    return f"{beyond:,} more ids, which the reference's tokenizer does not use" if beyond > 0 else ""
+
+
+def added_finding(subject: str, adds: str, expected: str) -> Finding:
+    """Whether something is put around every text; `adds` says what, and is empty where nothing is."""
+    return Finding(
+        what="added tokens", subject=subject, ok=not adds, found=adds or "nothing is added", expected=expected
+    )
+
+
+def folder_adds(tokenizer: "PreTrainedTokenizerBase", reference: Reference) -> str:
+    """What a folder's tokenizer puts around a text that the reference's does not."""
+    text = "a"
+    found, expected = ([*read(text)["input_ids"]] for read in (tokenizer, reference.tokenizer))
+    if found == expected:
+        return ""
+    return f"a plain text becomes {', '.join(map(reference.shown, found))}"

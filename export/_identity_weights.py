@@ -1,0 +1,345 @@
+"""Whether an artifact's weights are stored as its name and its metadata say, and its head is its embedding where it
+should be. What the weights are worth is measured by running them.
+"""
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from export._finding import Finding
+from export._folder_reading import DENSE, PACKED, FolderTensors, PackedSettings, open_tensors
+from export._gguf_reading import GgufContent, StoredTensor, row_spans, rows_of
+from export._identity_reading import Reference
+from export.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+TYPES, TIED = "tensor types", "tied embeddings"
+HEAD, EMBEDDING = "output.weight", "token_embd.weight"
+
+# Honest mixes hold a few tensors in fewer bits than the type they are named for.
+SHARE_BELOW_ALLOWED = 0.1
+# What llama.cpp's recipes go down to, where that is not the type in the recipe's name.
+_LOWEST_TYPES = {
+    "iq2_s": "iq2_xs",
+    "iq2_m": "iq2_s",
+    "iq3_xxs": "iq2_s",
+    "iq3_xs": "iq3_xxs",
+    "iq3_m": "iq3_s",
+    "mxfp4_moe": "mxfp4",
+}
+# Rounding a weight to b bits moves it by about 2^(1-b) of the matrix's size (a test compares llama.cpp's own types);
+# 16-bit types have fewer digits than bits.
+_SIXTEEN_BIT_ERROR = 2.0**-8
+_ROUNDING_ALLOWED = 2.0
+
+
+# --- what the name promises
+
+
+@cache
+def file_types() -> tuple[str, ...]:
+    """llama.cpp's names of its file types, in lower case, in the order of their numbers."""
+    import gguf
+
+    return tuple(name.removeprefix("MOSTLY_").removeprefix("ALL_").lower() for name in gguf.LlamaFileType.__members__)
+
+
+def promised_type(name: str) -> str | None:
+    """The file type that a file's name ends with or holds ("model-Q4_K_M" promises "q4_k_m"); None without one."""
+    words = re.split(r"[^a-z0-9_]+", name.lower())
+    # some write the type behind an underscore, or after another one it was made from: the last word that fits counts
+    for word in reversed(words):
+        for known in sorted(file_types(), key=len, reverse=True):
+            if word == known or word.endswith(f"_{known}"):
+                return known
+    return None
+
+
+def promised_bits(name: str) -> int | None:
+    """The bits that a GPTQ folder's name promises ("gptq-4bit", "…-Int4"); None without any."""
+    found = re.search(r"(?<![a-z0-9])(?:([2348])[-_ ]?bits?|int([2348]))(?![a-z0-9])", name.lower())
+    return int(found[1] or found[2]) if found else None
+
+
+# --- GGUF
+
+
+def gguf_types_finding(subject: str, content: GgufContent, promised: str | None) -> Finding:
+    """Whether the file's metadata and its tensors are of the type that was promised.
+
+    Without a promise the metadata's own is taken. Fewer bits than the promise fail, more are only said.
+    """
+    declared = _declared_type(content.metadata)
+    problems = []
+    if promised is not None and declared is not None and not _same_type(promised, declared):
+        problems.append(f"its metadata say {declared}")
+    matrices = [tensor for tensor in content.tensors if tensor.rows > 1]
+    asked = promised or declared
+    lowest = None if asked is None else _lowest_bits(asked)
+    if lowest is not None and (fewer := _fewer_bits(matrices, lowest)):
+        problems.append(fewer)
+    bits = sum(t.size_bytes for t in matrices) * 8 / sum(t.weights for t in matrices)
+    stored = f"{bits:.2f} bits per weight in {len(matrices)} matrices ({_shares(matrices)})"
+    source = "the name" if promised else "the metadata"
+    return Finding(
+        what=TYPES,
+        subject=subject,
+        ok=not problems,
+        found="; ".join([*problems, stored]),
+        expected="a type named somewhere" if asked is None else f"{asked}, by {source}: {_at_least(lowest)}",
+        note="neither the name nor the metadata name a type" if asked is None else "",
+    )
+
+
+def _declared_type(metadata: dict[str, Any]) -> str | None:
+    """The file type of the metadata; None where there is none, or a number that is not known."""
+    import gguf
+
+    numbers = {int(kind): name for name, kind in gguf.LlamaFileType.__members__.items()}
+    number = metadata.get("general.file_type")
+    name = numbers.get(number) if isinstance(number, int) else None
+    return None if name is None or name == "GUESSED" else name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+
+
+def _same_type(promised: str, declared: str) -> bool:
+    # where float16 cannot hold a weight, the 16-bit file is in bfloat16
+    return promised == declared or {promised, declared} == {"f16", "bf16"}
+
+
+def _lowest_bits(file_type: str) -> float | None:
+    """Bits per weight of the smallest type that a file of this type should hold; None for a type that is not known."""
+    import gguf
+
+    names = (_LOWEST_TYPES.get(file_type, file_type), re.sub(r"_[sml]$", "", file_type))
+    known = {kind.name.lower(): bytes_ * 8 / block for kind, (block, bytes_) in gguf.GGML_QUANT_SIZES.items()}
+    return next((known[name] for name in names if name in known), None)
+
+
+def _fewer_bits(matrices: list[StoredTensor], lowest: float) -> str:
+    """What is wrong with the bits of the matrices, in words; empty where nothing is."""
+    weights = sum(tensor.weights for tensor in matrices)
+    below = [tensor for tensor in matrices if tensor.bits_per_weight < lowest]
+    share = sum(tensor.weights for tensor in below) / weights
+    average = sum(tensor.size_bytes for tensor in matrices) * 8 / weights
+    if share <= SHARE_BELOW_ALLOWED and average >= lowest:
+        return ""
+    return f"{share:.0%} of its weights are stored in fewer bits ({_shares(below)})"
+
+
+def _at_least(lowest: float | None) -> str:
+    return "a type whose bits are not known" if lowest is None else f"{lowest:g} bits per weight or more"
+
+
+def _shares(tensors: list[StoredTensor]) -> str:
+    """The types that tensors are stored in, with the weights in each, the most of them first."""
+    weights: dict[str, int] = {}
+    for tensor in tensors:
+        weights[tensor.stored_as] = weights.get(tensor.stored_as, 0) + tensor.weights
+    total = sum(weights.values())
+    ordered = sorted(weights.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count / total:.0%}" for name, count in ordered)
+
+
+# --- folders
+
+
+def folder_types_finding(subject: str, tensors: FolderTensors, reference: Reference, promised: int | None) -> Finding:
+    """Whether packed layers have the bits that the config says, and the promised ones, and none is missing."""
+    try:
+        settings = tensors.settings
+    except ModelError as error:
+        note = "its packing is not looked into"
+        return Finding(
+            what=TYPES, subject=subject, ok=True, found=str(error), expected="a type by its config", note=note
+        )
+    if settings is None:
+        kinds = sorted({tensors.stored_as(name) for name in tensors.names})
+        expected = "16 or 32 bits" if promised is None else f"{promised} bits, by the name"
+        found = f"{len(tensors.names)} tensors in {', '.join(kinds)}"
+        return Finding(what=TYPES, subject=subject, ok=promised is None, found=found, expected=expected)
+    packed = [name for name in tensors.names if name.endswith(PACKED)]
+    problems = [] if packed else ["no layer is packed"]
+    if promised is not None and promised != settings.bits:
+        problems.append(f"its config says {settings.bits} bits")
+    shapes, note = _reference_shapes(reference)
+    wrong = [words for name in packed if (words := _wrong_packing(name, tensors, settings, shapes))]
+    if wrong:
+        problems.append(f"{len(wrong)} layers: {wrong[0]}")
+    return Finding(
+        what=TYPES,
+        subject=subject,
+        ok=not problems,
+        found="; ".join(problems) or f"{len(packed)} layers in {settings.bits} bits, groups of {settings.group_size}",
+        expected=f"{promised or settings.bits} bits, by the {'name' if promised else 'config'}, in every packed layer",
+        note=note,
+    )
+
+
+def _reference_shapes(reference: Reference) -> tuple[dict[str, tuple[int, ...]], str]:
+    """The dense matrices' shapes, where the reference's folder holds weights."""
+    try:
+        with open_tensors(reference.folder) as tensors:
+            return {name: tensors.shape(name) for name in tensors.names}, ""
+    except ModelError:
+        return {}, "the reference's folder has no weights whose shapes could be compared"
+
+
+def _wrong_packing(
+    name: str, tensors: FolderTensors, settings: PackedSettings, shapes: dict[str, tuple[int, ...]]
+) -> str:
+    """How a packed layer's parts do not fit its bits and groups; empty where they do."""
+    layer = name.removesuffix(PACKED)
+    words, outputs = tensors.shape(name)
+    inputs = words * 32 // settings.bits
+    expected = {name: (words, outputs)}
+    if f"{layer}{DENSE}" in shapes:
+        outputs, inputs = shapes[f"{layer}{DENSE}"]
+        expected[name] = (inputs * settings.bits // 32, outputs)
+    groups = 1 if settings.group_size <= 0 else -(-inputs // settings.group_size)
+    expected[f"{layer}.scales"] = (groups, outputs)
+    expected[f"{layer}.qzeros"] = (groups, outputs * settings.bits // 32)
+    for part, shape in expected.items():
+        found = tensors.shape(part) if part in tensors else None
+        if found != shape:
+            return f"{part} is {found} and not {shape}, as {settings.bits} bits need"
+    return ""
+
+
+# --- the head and the embedding
+
+
+def gguf_tied_finding(subject: str, content: GgufContent, reference: Reference) -> Finding:
+    """Whether the file has one matrix for embedding and head where the reference has one, and two where it has two.
+
+    llama.cpp uses the embedding where no head is stored. Some publish tied models with the matrix stored twice, in
+    two types (Qwen's own Qwen2.5-0.5B files do): that is the same model as long as the two differ by rounding alone.
+    """
+    head, embedding = content.tensor(HEAD), content.tensor(EMBEDDING)
+    tied = _is_tied(reference)
+    if tied is None or embedding is None:
+        return _tied(subject, True, "not compared", "the reference's", "the reference's folder does not say")
+    if head is None:
+        return _without_head(subject, tied, reference, f"the file has no {HEAD}")
+    if not tied:
+        return _tied(subject, True, "a head of its own", "a head of its own")
+    spans = list(row_spans(min(head.rows, embedding.rows), head.row))
+    if head.row != embedding.row:
+        return _tied(subject, False, f"rows of {head.row} and {embedding.row} weights", "one matrix")
+    pairs = ((rows_of(head, *span), rows_of(embedding, *span)) for span in spans)
+    try:
+        difference = relative_difference(pairs)
+    except ModelError as error:
+        return _tied(subject, True, "not compared", "one matrix", str(error))
+    stored = (head.bits_per_weight, embedding.bits_per_weight)
+    return _compared(subject, difference, stored, f"{HEAD} ({head.stored_as})")
+
+
+def folder_tied_finding(subject: str, tensors: FolderTensors, config: dict[str, Any], reference: Reference) -> Finding:
+    """The same of a folder: by its config, and by the weights where it stores a head."""
+    tied = _is_tied(reference)
+    head = _named(tensors, "lm_head")
+    embedding = next((name for name in tensors.names if name.endswith("embed_tokens.weight")), None)
+    if tied is None or embedding is None:
+        return _tied(subject, True, "not compared", "the reference's", "the reference's folder does not say")
+    if _tie_setting(config) and not tied:
+        return _without_head(subject, tied, reference, "its config ties them")
+    if head is None:
+        return _without_head(subject, tied, reference, "it stores one matrix")
+    if not tied:
+        return _tied(subject, True, "a head of its own", "a head of its own")
+    shape = tensors.shape(embedding)
+    if head not in tensors and not _can_unpack(tensors):
+        return _tied(subject, True, "not compared", "one matrix", "its head is packed in a way that is not looked into")
+    bits = float(tensors.settings.bits) if tensors.settings is not None and head not in tensors else 16.0
+    pairs = _head_and_embedding(tensors, head, embedding, shape)
+    return _compared(subject, relative_difference(pairs), (bits, 16.0), head)
+
+
+def _head_and_embedding(
+    tensors: FolderTensors, head: str, embedding: str, shape: tuple[int, ...]
+) -> "Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]":
+    if head not in tensors:
+        yield tensors.unpacked_columns(head, 0, shape[1]), tensors.rows(embedding, 0, shape[0])
+        return
+    for begin, end in row_spans(min(shape[0], tensors.shape(head)[0]), shape[1]):
+        yield tensors.rows(head, begin, end), tensors.rows(embedding, begin, end)
+
+
+def _can_unpack(tensors: FolderTensors) -> bool:
+    try:
+        return tensors.settings is not None
+    except ModelError:
+        return False
+
+
+def _named(tensors: FolderTensors, layer: str) -> str | None:
+    """The dense name of a layer that is stored, packed or not."""
+    found = [name for name in tensors.names if name.endswith((f"{layer}{DENSE}", f"{layer}{PACKED}"))]
+    return found[0].removesuffix(PACKED).removesuffix(DENSE) + DENSE if found else None
+
+
+def _without_head(subject: str, tied: bool, reference: Reference, found: str) -> Finding:
+    """An artifact that uses the embedding as its head: right where the reference does so, or could."""
+    if tied:
+        return _tied(subject, True, "one matrix", "one matrix")
+    with open_tensors(reference.folder) as tensors:
+        head, embedding = _named(tensors, "lm_head"), _named(tensors, "embed_tokens")
+        if head is None or embedding is None:
+            return _tied(
+                subject, True, found, "the reference's", "the reference's folder stores no head to compare with"
+            )
+        pairs = _head_and_embedding(tensors, head, embedding, tensors.shape(embedding))
+        difference = relative_difference(pairs)
+    note = f"the reference's head and embedding differ by {difference:.2%}"
+    return _tied(
+        subject, difference <= _SIXTEEN_BIT_ERROR, f"{found}: the embedding is used", "a head of its own", note
+    )
+
+
+def _compared(subject: str, difference: float, bits: tuple[float, float], head: str) -> Finding:
+    errors = [max(_SIXTEEN_BIT_ERROR, 2.0 ** (1 - b)) for b in bits]
+    allowed = _ROUNDING_ALLOWED * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    found = f"a head of its own, {head}, which differs from the embedding by {difference:.2%} of its size"
+    expected = f"one matrix, as in the reference, or two that differ by rounding alone (at most {allowed:.2%})"
+    return _tied(subject, difference <= allowed, found, expected, "the shared matrix is stored a second time")
+
+
+def _tied(subject: str, ok: bool, found: str, expected: str, note: str = "") -> Finding:
+    return Finding(what=TIED, subject=subject, ok=ok, found=found, expected=expected, note=note)
+
+
+def relative_difference(pairs: "Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]") -> float:
+    """|a - b| / |b| over matrices that come in pieces; infinite for one that is zero, NaN for one that is broken."""
+    import numpy as np
+
+    difference, size = 0.0, 0.0
+    for left, right in pairs:
+        difference += float(np.square((left - right).astype(np.float64)).sum())
+        size += float(np.square(right.astype(np.float64)).sum())
+    return (difference / size) ** 0.5 if size else float("inf")
+
+
+def _is_tied(reference: Reference) -> bool | None:
+    """Whether the reference has one matrix for both: by its config, else by whether a head is stored."""
+    if reference.config is None:
+        return None
+    setting = _tie_setting(reference.config)
+    if setting is not None:
+        return setting
+    try:
+        with open_tensors(reference.folder) as tensors:
+            return _named(tensors, "lm_head") is None
+    except ModelError:
+        return None
+
+
+def _tie_setting(config: dict[str, Any]) -> bool | None:
+    for part in (config, config.get("text_config") or {}):
+        if part.get("tie_word_embeddings") is not None:
+            return bool(part["tie_word_embeddings"])
+    return None

@@ -1,0 +1,142 @@
+"""What lies at a path: which engine runs it, and what it is to the byte. For files made here and for any others.
+
+Nothing is loaded. What a subject is worth is measured by `export.measure`, and whether it is what it should be is
+looked at by `export.identity`.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from export.artifacts import QuantizedModel, read_model_config, sha256_of_file, sha256_of_folder, sha256_of_json
+from export.engines._base import Subject
+from export.errors import ModelError
+from export.measure import Candidate
+from export.report import SubjectRecord
+from export.stage import read_manifest
+from export.weights import WeightFacts, weight_facts
+
+
+class Described(NamedTuple):
+    """A subject for the engines, and its entry in the report."""
+
+    candidate: Candidate
+    record: SubjectRecord
+
+
+def subject_at(path: Path, name: str | None = None) -> Subject:
+    """The subject that `path` names: a .gguf file, a folder that holds one, a model folder, or an adapter's.
+
+    Raises ModelError when it is none of these, or an adapter whose base is not on this machine.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return Subject(name=name or path.stem, engine="llama_cpp", path=path)
+    if (path / "adapter_config.json").is_file():
+        return _adapter(path, name or path.name)
+    if (path / "config.json").is_file():
+        return Subject(name=name or path.name, engine="hf", path=path)
+    inside = sorted(path.glob("*.gguf")) if path.is_dir() else []
+    if len(inside) == 1:
+        return Subject(name=name or inside[0].stem, engine="llama_cpp", path=inside[0])
+    found = f"a folder with {len(inside)} .gguf files" if inside else "a folder" if path.is_dir() else "a file"
+    raise ModelError(
+        f"{path} is {found if path.exists() else 'not there'}: expected a .gguf file, a model folder (config.json), a "
+        "GPTQ folder or an adapter folder (adapter_config.json)."
+    )
+
+
+def _adapter(path: Path, name: str) -> Subject:
+    """An adapter beside the base it was trained on, held as it was held in training."""
+    file = path / "adapter_config.json"
+    try:
+        base = Path(str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""))
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{file} is not an adapter's config ({error}). Train or fetch the adapter again.") from None
+    if not (base / "config.json").is_file():
+        raise ModelError(f"the adapter {path} was trained on {base}, which is not on this machine.")
+    manifest = read_manifest(path)
+    compute = manifest.result["dtype"] if manifest and manifest.result.get("four_bit_base") else None
+    return Subject(name=name, engine="hf", path=base, adapter=path, four_bit_compute=compute)
+
+
+def describe(subject: Subject, *, ships: bool, shown_as: str, sha256: str | None = None) -> Described:
+    """A subject's hash, bytes and types. `shown_as` is its path in the report; `sha256` its hash where it is known.
+
+    Raises ModelError when its weights cannot be read.
+    """
+    if subject.adapter is not None:
+        return _describe_attached(subject, subject.adapter, ships=ships, shown_as=shown_as, base_sha256=sha256)
+    if subject.engine == "llama_cpp":
+        facts, known = _gguf_facts(subject.path), sha256 or sha256_of_file(subject.path)
+    else:
+        read_model_config(subject.path)
+        facts, known = weight_facts(subject.path), sha256 or sha256_of_folder(subject.path)
+    return _described(subject, facts, known, ships=ships, shown_as=shown_as)
+
+
+def describe_made(model: QuantizedModel, *, shown_as: str) -> Described:
+    """An artifact that was made here: its maker knows what it is, and what it could not do as it was asked."""
+    subject = Subject(name=model.subject, engine=model.engine, path=model.path)
+    record = SubjectRecord(
+        name=model.subject,
+        path=shown_as,
+        sha256=model.sha256,
+        size_bytes=model.size_bytes,
+        bits_per_weight=model.bits_per_weight,
+        engine=model.engine,
+        tensor_types=model.tensor_types,
+        fallbacks=model.fallbacks,
+        tools=model.tools,
+    )
+    candidate = Candidate(subject=subject, sha256=model.sha256, size_bytes=model.size_bytes, ships=True)
+    return Described(candidate, record)
+
+
+def shown_path(path: Path, folder: Path) -> str:
+    """A path as a report in `folder` shows it: relative where it lies inside, so that the folder can be moved."""
+    inside = path.resolve().is_relative_to(folder.resolve())
+    return path.resolve().relative_to(folder.resolve()).as_posix() if inside else str(path)
+
+
+def _describe_attached(
+    subject: Subject, adapter: Path, *, ships: bool, shown_as: str, base_sha256: str | None
+) -> Described:
+    """An adapter beside its base; bytes and weights are those of both on disk, types the adapter's own."""
+    own, below = weight_facts(adapter, "adapter_model.safetensors"), weight_facts(subject.path)
+    both = WeightFacts(
+        size_bytes=own.size_bytes + below.size_bytes,
+        weights=own.weights + below.weights,
+        tensor_types=own.tensor_types,
+    )
+    known = sha256_of_json([sha256_of_folder(adapter), base_sha256 or sha256_of_folder(subject.path)])
+    return _described(subject, both, known, ships=ships, shown_as=shown_as)
+
+
+def _described(subject: Subject, facts: WeightFacts, sha256: str, *, ships: bool, shown_as: str) -> Described:
+    record = SubjectRecord(
+        name=subject.name,
+        path=shown_as,
+        sha256=sha256,
+        size_bytes=facts.size_bytes,
+        bits_per_weight=facts.bits_per_weight,
+        engine=subject.engine,
+        tensor_types=facts.tensor_types,
+    )
+    candidate = Candidate(subject=subject, sha256=sha256, size_bytes=facts.size_bytes, ships=ships)
+    return Described(candidate, record)
+
+
+def _gguf_facts(path: Path) -> WeightFacts:
+    """Bytes of the whole file, which is what a device holds, and its tensors by type."""
+    from export._gguf_reading import read_tensors
+
+    try:
+        tensors = read_tensors(path)
+    except (ValueError, IndexError, OSError, KeyError) as error:
+        raise ModelError(f"{path} cannot be read as GGUF: {error}. Copy or make the file again.") from error
+    stored_as = [tensor.stored_as for tensor in tensors]
+    return WeightFacts(
+        size_bytes=path.stat().st_size,
+        weights=sum(tensor.weights for tensor in tensors),
+        tensor_types={name: stored_as.count(name) for name in sorted(set(stored_as))},
+    )

@@ -1,0 +1,73 @@
+"""`fieldtune compare`: any files against any reference, and what it says of input that cannot be compared."""
+
+import json
+import shutil
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from finetune import cli
+from finetune.comparing import comparison_settings
+
+ROWS = [{"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": "yes" * (n % 5 + 1)}]}
+        for n in range(12)]  # fmt: skip
+FEW = ("--set", "check.max_new_tokens=4", "--set", "check.threads=1")
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def _compare(*arguments):
+    return cli.main(["compare", *map(str, arguments), *FEW])
+
+
+def test_a_copy_is_never_failed_and_a_broken_one_is(rows, model, tmp_path, capsys):
+    same, broken = tmp_path / "same", tmp_path / "broken"
+    shutil.copytree(model, same)
+    shutil.copytree(model, broken)
+    file = broken / "model.safetensors"
+    with safe_open(file, "pt") as tensors:
+        weights = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+    weights["model.norm.weight"] *= float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    assert _compare(model, same, broken, "--data", rows, "--out", "seen") == cli.EXIT_STATUS_OF["fail"]
+    report = json.loads((tmp_path / "seen/report.json").read_text(encoding="utf-8"))
+    verdicts = {subject["name"]: subject["verdict"] for subject in report["subjects"]}
+    assert verdicts == {model.name: None, "same": "cannot tell", "broken": "fail"}
+    failed = {c["check"] for c in report["comparisons"] if c["after"] == "broken" and c["verdict"] == "fail"}
+    assert "finite" in failed
+    assert all(c["verdict"] != "fail" for c in report["comparisons"] if c["after"] == "same")
+    # too few rows to pass anything: the exit status says so
+    assert _compare(model, same, "--data", rows, "--out", "again") == cli.EXIT_STATUS_OF["cannot tell"]
+    assert "rows would settle it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{model}", "missing.gguf"], "missing.gguf is not there: expected a .gguf file"),
+        (["some.gguf", "{model}"], "Name the one it was made from with --tokenizer"),
+        (["{model}", "{model}"], "is named twice"),
+        (["{model}", "{model}", "--set", "check.row=3"], "check.row: there is no such key. Did you mean 'rows'"),
+        (["{model}", "{model}", "--template", "question_answer"], "the field 'question' is missing"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(rows, model, tmp_path, capsys, arguments, said):
+    (tmp_path / "some.gguf").touch()
+    given = [str(model) if word == "{model}" else word for word in arguments]
+    assert _compare(*given, "--data", rows) == cli.EXIT_ERROR
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_are_those_of_a_recipe():
+    settings = comparison_settings("odd name.jsonl", "chat_messages", ["gate.below_6_bits.kl_mean=0.5", "seed=3"])
+    assert settings.gate.below_6_bits.kl_mean == 0.5
+    assert settings.seed == 3
+    assert settings.data.path.endswith("/odd name.jsonl")

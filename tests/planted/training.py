@@ -1,0 +1,85 @@
+"""A short real run on the starter, whose files the planted defects are made from.
+
+It is the quickstart with fewer rows and steps. Two things differ from a run of the command: the base's chat template
+writes a default system prompt, as Qwen2.5's does, so that one can be lost; and the checkpoints of training are kept.
+"""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from export.artifacts import ModelFolder, QuantizedModel
+from export.chat import Conversation
+from finetune import recipe as recipes
+from finetune.base_model import BaseModelSource
+from finetune.methods._base import Adapter
+from finetune.methods.sft import Sft
+from finetune.pipeline import Run
+
+ROOT = Path(__file__).parents[2]
+STARTER = ROOT / "finetune/starter/model"
+DEFAULT_PROMPT = "You are a helpful assistant."
+STEPS = 150
+CHECKPOINT_EVERY = 15
+SETTINGS = (
+    "data.rows=3000",
+    f"train.max_steps={STEPS}",
+    "export.gptq.calibration_rows=64",
+)
+
+
+class Trained(NamedTuple):
+    """What the run left: the base, the adapter and its earlier checkpoints by step, the merged model, the exports."""
+
+    base: BaseModelSource
+    adapter: Adapter
+    checkpoints: dict[int, Path]
+    merged: ModelFolder
+    exports: dict[str, QuantizedModel]
+    held_out: tuple[Conversation, ...]
+
+
+def train(folder: Path) -> Trained:
+    """Runs the quickstart's stages up to the exports, in `folder`."""
+    base = _base_with_default_prompt(folder / "base")
+    recipe = recipes.load(ROOT / "recipes/quickstart.yaml", [f"model.name={base}", *SETTINGS])
+    run = Run(recipe, folder / "run", say=print)
+    with pytest.MonkeyPatch.context() as patch:
+        _keep_checkpoints(patch, folder / "checkpoints")
+        run.until("quantize")
+    checkpoints = {int(path.name.partition("-")[2]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
+    return Trained(
+        base=run.base,
+        adapter=run.adapter,
+        checkpoints=dict(sorted(checkpoints.items())),
+        merged=run.merged,
+        exports={model.subject: model for model in run.exports},
+        held_out=run.splits.conversations("held_out"),
+    )
+
+
+def _base_with_default_prompt(folder: Path) -> Path:
+    """The starter, with a template that opens every conversation without a system prompt with one of its own."""
+    shutil.copytree(STARTER, folder)
+    template = folder / "chat_template.jinja"
+    opening = (
+        "{%- if messages[0]['role'] != 'system' -%}"
+        f"{{{{ '<|im_start|>system\\n{DEFAULT_PROMPT}<|im_end|>\\n' }}}}"
+        "{%- endif -%}"
+    )
+    template.write_text(opening + template.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def _keep_checkpoints(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Training keeps its last checkpoint alone, and deletes it at the end: here all are wanted."""
+    arguments = Sft._arguments
+
+    def keeping(self, base, steps, checkpoints, seed):
+        made = arguments(self, base, steps, folder, seed)
+        made.save_total_limit, made.save_steps = None, CHECKPOINT_EVERY
+        return made
+
+    patch.setattr(Sft, "_arguments", keeping)
