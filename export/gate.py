@@ -47,15 +47,17 @@ def judge(
     *,
     tokenizer: Path,
     compare: Compare,
+    thinking: bool,
     threads: int,
     say: Callable[[str], None],
 ) -> Judged:
     """Judges every subject that ships. The first subject is the reference, and `tokenizer` the folder it is read with.
 
     `compare` turns the measurements into comparisons: which steps there are, and what each may cost, is the caller's.
+    `thinking` says whether the items were rendered in the chat template's thinking mode.
     """
     candidates = [subject.candidate for subject in subjects]
-    findings = [finding for c in candidates if c.ships for finding in _identity(c, tokenizer, items)]
+    findings = [finding for c in candidates if c.ships for finding in _identity(c, tokenizer, items, thinking)]
     for finding in findings:
         if not finding.ok:
             say(f"{finding.subject}: {finding.what}: found {finding.found}; expected {finding.expected}")
@@ -72,9 +74,9 @@ def judge(
     )
 
 
-def _identity(candidate: Candidate, tokenizer: Path, items: Items) -> tuple[Finding, ...]:
+def _identity(candidate: Candidate, tokenizer: Path, items: Items, thinking: bool) -> tuple[Finding, ...]:
     subject = candidate.subject
-    return identify(subject.name, subject.path, subject.engine, tokenizer, items)
+    return identify(subject.name, subject.path, subject.engine, tokenizer, items, thinking=thinking)
 
 
 def _broken(name: str, reason: str) -> Finding:

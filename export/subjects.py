@@ -8,7 +8,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from export.artifacts import QuantizedModel, read_model_config, sha256_of_file, sha256_of_folder, sha256_of_json
+from export.artifacts import (
+    QuantizedModel,
+    sha256_of_file,
+    sha256_of_folder,
+    sha256_of_json,
+    size_of_folder_bytes,
+)
 from export.engines._base import Subject
 from export.errors import ModelError
 from export.measure import Candidate
@@ -62,16 +68,23 @@ def _adapter(path: Path, name: str) -> Subject:
 def describe(subject: Subject, *, ships: bool, shown_as: str, sha256: str | None = None) -> Described:
     """A subject's hash, bytes and types. `shown_as` is its path in the report; `sha256` its hash where it is known.
 
-    Raises ModelError when its weights cannot be read.
+    One that ships and cannot be read is described by its bytes alone: that it is broken is for the gate to find.
+    Raises ModelError when the weights of any other cannot be read.
     """
     if subject.adapter is not None:
         return _describe_attached(subject, subject.adapter, ships=ships, shown_as=shown_as, base_sha256=sha256)
-    if subject.engine == "llama_cpp":
-        facts, known = _gguf_facts(subject.path), sha256 or sha256_of_file(subject.path)
-    else:
-        read_model_config(subject.path)
-        facts, known = weight_facts(subject.path), sha256 or sha256_of_folder(subject.path)
+    known = sha256 or (sha256_of_file if subject.path.is_file() else sha256_of_folder)(subject.path)
+    try:
+        facts = _gguf_facts(subject.path) if subject.engine == "llama_cpp" else weight_facts(subject.path)
+    except ModelError:
+        if not ships:
+            raise
+        facts = WeightFacts(size_bytes=_size_bytes(subject.path), weights=0, tensor_types={})
     return _described(subject, facts, known, ships=ships, shown_as=shown_as)
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else size_of_folder_bytes(path)
 
 
 def describe_made(model: QuantizedModel, *, shown_as: str) -> Described:

@@ -25,8 +25,8 @@ class WeightFacts(Frozen):
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits over stored weights."""
-        return self.size_bytes * 8 / self.weights
+        """Stored bits over stored weights; 0 where no weights could be read."""
+        return self.size_bytes * 8 / self.weights if self.weights else 0.0
 
 
 def weight_facts(folder: Path, pattern: str = "*.safetensors") -> WeightFacts:

@@ -68,6 +68,7 @@ def compare_files(
         folder / "check",
         tokenizer=reading,
         compare=lambda measured: compare_against(measured, settings.gate, names[0], bits, seed=settings.seed),
+        thinking=settings.thinking,
         threads=settings.check.threads or available_cores(),
         say=say,
     )

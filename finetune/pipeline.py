@@ -106,6 +106,7 @@ class Run:
             self.folder / "check",
             tokenizer=self.merged.folder,
             compare=self._compare,
+            thinking=self.recipe.model.thinking,
             threads=self.recipe.check.threads or available_cores(),
             say=self._say,
         )

@@ -68,8 +68,18 @@ def _remarks(report: Report) -> list[str]:
             f"{subject.name}: {fallback.what}: asked {fallback.asked}, used {fallback.used} ({fallback.reason})"
             for fallback in subject.fallbacks
         ]
+    lines += [
+        f"{kept.subject}: kept {kept.share:.0%} of what fine-tuning changed (over {kept.weights:,} weights): start "
+        "from weights that were not quantized before, or use more bits"
+        for kept in report.retained
+        if kept.share < _LITTLE_KEPT
+    ]
     lines += [_undecided(c) if c.verdict == "cannot tell" else _judged(c) for c in report.comparisons if not _passed(c)]
     return lines
+
+
+# Rounding that is not drawn to the base keeps a share of 1 on average, whatever its size (`export.retained`).
+_LITTLE_KEPT = 0.9
 
 
 def _passed(comparison: Comparison) -> bool:

@@ -68,7 +68,9 @@ def judged(tmp_path, monkeypatch):
             return _Recorded(found)
 
         monkeypatch.setattr(measure, "_observed", observed)
-        monkeypatch.setattr(gate, "identify", lambda name, *rest: tuple(f for f in findings if f.subject == name))
+        monkeypatch.setattr(
+            gate, "identify", lambda name, *rest, thinking: tuple(f for f in findings if f.subject == name)
+        )
         subjects = [_described(name, ships=name != "reference") for name in observations]
         return judge(
             subjects,
@@ -77,6 +79,7 @@ def judged(tmp_path, monkeypatch):
             tmp_path / "check",
             tokenizer=tmp_path,
             compare=lambda measured: compare_against(measured, Gate(), "reference", {}, seed=0),
+            thinking=False,
             threads=1,
             say=lambda line: None,
         )

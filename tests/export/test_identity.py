@@ -51,6 +51,7 @@ def test_honest_files_pass(architecture: tiny_models.Architecture, tied: bool, t
         assert set(found) >= ALL_OF_A_GGUF
         assert [finding for finding in found.values() if not finding.ok] == []
         assert "26 texts of conversations and 3 held-out rows" in found["token ids"].found
+    assert failed(made.q4_k_m, made.folder, thinking=True) == {}
 
 
 def test_a_template_that_refuses_system_prompts_is_asked_the_rest(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ PLANTED: dict[str, tuple[Callable[[Metadata], None], dict[str, str]]] = {
         {"added tokens": "add a token around every text"},
     ),
     "two special tokens swapped": (swap_specials, {"vocabulary": "2 ids with another text", "token ids": "<|im_"}),
-    "vocabulary truncated": (truncate, {"vocabulary": "380 tokens", "token ids": "", "stop ids": "does not stop"}),
+    "vocabulary truncated": (truncate, {"vocabulary": "380 tokens; ", "token ids": "", "stop ids": "does not stop"}),
     "merges in another order": (reverse_merges, {"token ids": "at position"}),
     "another pre-tokenizer": (set_key("tokenizer.ggml.pre", "gpt-2"), {"token ids": "at position"}),
     "a stop in the middle of text": (set_key("tokenizer.ggml.eom_token_id", 70), {"stop ids": "eom token"}),

@@ -48,6 +48,18 @@ def test_a_copy_is_never_failed_and_a_broken_one_is(rows, model, tmp_path, capsy
     assert "rows would settle it" in capsys.readouterr().out
 
 
+def test_a_file_cut_short_fails_and_is_no_error(rows, model, tmp_path):
+    cut = tmp_path / "cut"
+    shutil.copytree(model, cut)
+    with (cut / "model.safetensors").open("r+b") as file:
+        file.truncate((cut / "model.safetensors").stat().st_size - 100)
+    assert _compare(model, cut, "--data", rows, "--out", "seen") == cli.EXIT_STATUS_OF["fail"]
+    report = json.loads((tmp_path / "seen/report.json").read_text(encoding="utf-8"))
+    (finding,) = report["findings"]
+    assert (finding["what"], finding["subject"], finding["ok"]) == ("file", "cut", False)
+    assert "cut short" in finding["found"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -55,12 +67,13 @@ def test_a_copy_is_never_failed_and_a_broken_one_is(rows, model, tmp_path, capsy
         (["some.gguf", "{model}"], "Name the one it was made from with --tokenizer"),
         (["{model}", "{model}"], "is named twice"),
         (["{model}", "{model}", "--set", "check.row=3"], "check.row: there is no such key. Did you mean 'rows'"),
-        (["{model}", "{model}", "--template", "question_answer"], "the field 'question' is missing"),
+        (["{model}", "{copy}", "--template", "question_answer"], "the field 'question' is missing"),
     ],
 )
 def test_what_cannot_be_compared_says_why(rows, model, tmp_path, capsys, arguments, said):
     (tmp_path / "some.gguf").touch()
-    given = [str(model) if word == "{model}" else word for word in arguments]
+    shutil.copytree(model, tmp_path / "copy")
+    given = [word.format(model=model, copy=tmp_path / "copy") for word in arguments]
     assert _compare(*given, "--data", rows) == cli.EXIT_ERROR
     assert said in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

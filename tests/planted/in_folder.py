@@ -4,16 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from export.artifacts import QuantizedModel
-from export.chat import encode
 from export.formats.gptq import Gptq
-from finetune.base_model import load_tokenizer
-from tests.planted.training import Trained
+from tests.planted.training import ROWS, Trained
 
 Tensors = dict[str, Any]
 CALIBRATION_ROWS = 24
@@ -140,8 +137,7 @@ def bits_mislabelled(made: Trained, target: Path) -> Path:
 
 def calibrated_on_held_out(made: Trained, target: Path) -> Path:
     """The rows that a folder is judged on were among those it was calibrated on: its figures flatter it."""
-    tokenizer = load_tokenizer(made.merged.folder)
-    rows = tuple(encode(tokenizer, row).ids for row in made.held_out[:CALIBRATION_ROWS])
+    rows = tuple(item.ids for item in made.items(ROWS).items[:CALIBRATION_ROWS])
     target.mkdir()
 
     def made_before(variant: str) -> QuantizedModel:
