@@ -35,6 +35,7 @@ def packed_settings(config: dict[str, Any]) -> PackedSettings | None:
 
     Raises ModelError for a quantization that is not GPTQ, a width that GPTQ does not have, or another layout.
     """
+    refuse_broken_settings(config)
     settings = config.get("quantization_config")
     if not settings:
         return None
@@ -45,7 +46,17 @@ def packed_settings(config: dict[str, Any]) -> PackedSettings | None:
             f"its config.json declares the quantization {method!r} with {bits!r} bits in the format {version!r}; only "
             f"GPTQ with 2, 3, 4 or 8 bits in {' or '.join(_VERSIONS)} can be read."
         )
-    return PackedSettings(bits, int(settings.get("group_size", -1)), version != _VERSIONS[1])
+    return PackedSettings(bits, settings.get("group_size", -1), version != _VERSIONS[1])
+
+
+def refuse_broken_settings(config: dict[str, Any]) -> None:
+    """Raises ModelError for a declared quantization that is no mapping, or a GPTQ group size that is no size."""
+    settings = config.get("quantization_config") or {}
+    if not isinstance(settings, dict):
+        raise ModelError(f"its config.json's quantization_config is {settings!r} and no mapping. Copy it again.")
+    size = settings.get("group_size", -1)
+    if settings.get("quant_method") == "gptq" and (type(size) is not int or (size != -1 and size <= 0)):
+        raise ModelError(f"its config.json's group_size is {size!r}; -1 or a whole number from 1 on was expected.")
 
 
 class FolderTensors:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from export._finding import Finding
-from export._folder_reading import PACKED, FolderTensors, open_tensors
+from export._folder_reading import PACKED, FolderTensors, open_tensors, refuse_broken_settings
 from export._identity_reading import (
     Read,
     Reference,
@@ -19,13 +19,16 @@ from export._identity_reading import (
     token_ids_finding,
     token_texts,
 )
+from export._identity_settings import folder_settings_finding
 from export._identity_stops import folder_stops_finding
-from export._identity_vocabulary import added_finding, folder_adds, vocabulary_finding
+from export._identity_tensors import folder_weights_finding
+from export._identity_vocabulary import added_finding, plain_text_ids, vocabulary_finding
 from export._identity_weights import folder_tied_finding, folder_types_finding
 from export.artifacts import read_model_config
 from export.errors import ModelError
 from export.formats.gptq import RECORD, QuantizationRecord
 from export.loading import open_tokenizer
+from export.promises import Promise
 from export.weights import weight_facts
 
 if TYPE_CHECKING:
@@ -38,28 +41,30 @@ _INDEX = "model.safetensors.index.json"
 
 
 def folder_findings(
-    subject: str, path: Path, reference: Reference, held_out: "Sequence[str]", promised: int | None
+    subject: str, path: Path, reference: Reference, held_out: "Sequence[str]", promise: Promise
 ) -> "tuple[Finding, ...]":
     """Everything that is looked at in a folder. Raises ModelError when it cannot be opened or is not complete.
 
     `held_out` are the hashes of the held-out rows, of which none may be among the rows GPTQ was calibrated on.
     """
     config = read_model_config(path)
+    refuse_broken_settings(config)
     _refuse_cut_short(path)
     tokenizer = open_tokenizer(path)
     read = _read(tokenizer, reference)
     with open_tensors(path) as tensors:
         _refuse_missing_shards(path, tensors)
         rows = {name: tensors.shape(name)[0] for name in tensors.names if name.endswith(_MATRICES)}
-        expected_around = "what the reference's tokenizer adds around a text"
         return (
             template_finding(subject, read, reference),
             token_ids_finding(subject, read, reference),
             folder_stops_finding(subject, path, tokenizer, reference),
-            added_finding(subject, folder_adds(tokenizer, reference), expected_around),
+            added_finding(subject, plain_text_ids(tokenizer), reference),
             vocabulary_finding(subject, token_texts(tokenizer), rows, reference, rows_are_tokens=False),
-            folder_types_finding(subject, tensors, reference, promised),
+            folder_types_finding(subject, tensors, reference, promise.bits),
             folder_tied_finding(subject, tensors, config, reference),
+            folder_settings_finding(subject, path, reference),
+            folder_weights_finding(subject, tensors, reference),
             *_calibration_finding(subject, path, tensors, held_out),
         )
 

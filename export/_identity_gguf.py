@@ -5,41 +5,53 @@ from pathlib import Path
 from export._finding import Finding
 from export._gguf_reading import read_gguf
 from export._identity_reading import Read, Reference, rendered_by, template_finding, token_ids_finding
+from export._identity_settings import gguf_settings_finding
 from export._identity_stops import gguf_stops_finding
-from export._identity_vocabulary import added_finding, gguf_rows, gguf_tokens, vocabulary_finding
-from export._identity_weights import gguf_tied_finding, gguf_types_finding, promised_type
-from export.engines._llama_answers import Answers, ask
-from export.errors import ModelError
+from export._identity_tensors import gguf_weights_finding
+from export._identity_vocabulary import PLAIN_TEXT, added_finding, gguf_rows, gguf_tokens, vocabulary_finding
+from export._identity_weights import gguf_tied_finding, gguf_types_finding
+from export.engines._llama_answers import ask
+from export.errors import ExportError, ModelError
+from export.formats._gguf_convert import Converted, converted
+from export.promises import Promise
 
 
-def gguf_findings(subject: str, path: Path, reference: Reference, promised: str | None) -> tuple[Finding, ...]:
+def gguf_findings(subject: str, path: Path, reference: Reference, promise: Promise) -> tuple[Finding, ...]:
     """Everything that is looked at in a GGUF file. Raises ModelError or EngineError when it cannot be opened."""
     content = read_gguf(path)
     if not any(tensor.rows > 1 for tensor in content.tensors):
         raise ModelError(f"{path} holds a vocabulary and no weights. Give the file of the whole model.")
     template = _text(content.metadata.get("tokenizer.chat_template"))
     texts = rendered_by(reference.tokenizer, template, reference)
-    answers = ask(path, [*(seen.text for seen in texts), *(row.text for row in reference.rows)])
+    asked = [*(seen.text for seen in texts), *(row.text for row in reference.rows)]
+    answers = ask(path, asked, whole=PLAIN_TEXT)
     read = Read(template, texts, answers.ids[: len(texts)], answers.ids[len(texts) :])
     tokens = gguf_tokens(content)
+    known, why = _converted(reference)
     return (
         template_finding(subject, read, reference),
         token_ids_finding(subject, read, reference),
         gguf_stops_finding(subject, content, answers, reference),
-        added_finding(subject, _adds(answers), "no token around a text"),
+        added_finding(subject, answers.whole_ids, reference),
         vocabulary_finding(subject, tokens, gguf_rows(content), reference, rows_are_tokens=True),
-        gguf_types_finding(subject, content, promised or promised_type(path.stem)),
+        gguf_types_finding(subject, content, promise),
         gguf_tied_finding(subject, content, reference),
+        gguf_settings_finding(subject, content.metadata, known, why),
+        gguf_weights_finding(subject, content, known, why),
         *_importance_finding(subject, content.metadata),
     )
 
 
+def _converted(reference: Reference) -> tuple[Converted | None, str]:
+    """What llama.cpp's converter makes of the reference, or why it makes nothing of it."""
+    try:
+        return converted(reference.folder), ""
+    except (ModelError, ExportError) as error:
+        return None, str(error)
+
+
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _adds(answers: Answers) -> str:
-    return "the file asks runtimes to add a token around every text" if answers.adds_tokens else ""
 
 
 def _importance_finding(subject: str, metadata: dict[str, object]) -> tuple[Finding, ...]:

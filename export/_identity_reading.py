@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from export._finding import Finding
 from export.artifacts import read_model_config
 from export.chat import Conversation, Message, encode, encode_prompt, render
+from export.chat_tokenizer import name_turn_end
 from export.errors import DataError, ModelError
 from export.loading import open_tokenizer
 
@@ -70,7 +71,6 @@ class Case(NamedTuple):
     text: str
     ids: tuple[int, ...]
     trained: tuple[int, ...]
-    ours: bool
 
 
 class Row(NamedTuple):
@@ -83,12 +83,15 @@ class Row(NamedTuple):
 class Reference(NamedTuple):
     """The folder an artifact is compared with, its tokenizer, and what it makes of the probes.
 
-    `refused` counts probes that its template or encoding refuses (one without system prompts, say). `config` is None
-    for a folder that holds a tokenizer alone; `tokens` holds the text of each id, as the tokenizer's files write it.
+    The tokenizer is the one of training, which ends a turn where the template does; `declared_end` is the end that the
+    folder itself names, which in Qwen's base models is another one. `refused` counts probes that its template or
+    encoding refuses (one without system prompts, say). `config` is None for a folder that holds a tokenizer alone;
+    `tokens` holds the text of each id, as the tokenizer's files write it.
     """
 
     folder: Path
     tokenizer: "PreTrainedTokenizerBase"
+    declared_end: int | None
     config: dict[str, Any] | None
     thinking: bool
     tokens: tuple[str, ...]
@@ -129,43 +132,48 @@ class Rendered(NamedTuple):
     failure: str = ""
 
 
-def open_reference(
-    folder: Path, rows: Sequence[Sequence[int]], conversations: Sequence[Conversation], *, thinking: bool
-) -> Reference:
-    """Reads the probes, the first of `conversations` and the first of `rows` (token ids) as the reference does.
+def open_reference(folder: Path, rows: Sequence[Sequence[int]], *, thinking: bool) -> Reference:
+    """Reads the probes and the first of `rows` (token ids) as training reads them.
 
-    Raises ModelError when the folder's tokenizer cannot be opened, has no chat template or no stop token, or refuses
-    every probe.
+    Raises ModelError when the folder's tokenizer cannot be opened, has no chat template or one that ends turns with
+    plain text, or none of the probes can be encoded.
     """
     tokenizer = open_tokenizer(folder)
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {folder} names no eos_token: nothing would end a turn. Set it there.")
-    given = {f"held-out conversation {i + 1}": c for i, c in enumerate(conversations[:ROWS_READ])}
+    declared_end = tokenizer.eos_token_id
     cases: list[Case] = []
-    refused = 0
-    for name, conversation in {**PROBES, **given}.items():
+    refused: list[DataError] = []
+    try:
+        name_turn_end(tokenizer, folder)
+    except DataError as error:
+        raise _refuses_all(folder, error) from error
+    for name, conversation in PROBES.items():
         try:
-            cases += _cases(tokenizer, name, conversation, thinking, ours=name in PROBES)
-        except DataError:
-            refused += 1
+            cases += _cases(tokenizer, name, conversation, thinking)
+        except DataError as error:
+            refused.append(error)
     if not cases:
-        raise ModelError(f"the chat template of {folder} refuses every conversation it was given. Use one that works.")
+        raise _refuses_all(folder, refused[0])
     config = read_model_config(folder) if (folder / "config.json").is_file() else None
     read = tuple(_row(tokenizer, ids) for ids in rows[:ROWS_READ])
-    return Reference(folder, tokenizer, config, thinking, token_texts(tokenizer), tuple(cases), read, refused)
+    tokens = token_texts(tokenizer)
+    return Reference(folder, tokenizer, declared_end, config, thinking, tokens, tuple(cases), read, len(refused))
+
+
+def _refuses_all(folder: Path, first: DataError) -> ModelError:
+    return ModelError(f"no conversation could be read with the tokenizer and chat template of {folder}: {first}")
 
 
 def _cases(
-    tokenizer: "PreTrainedTokenizerBase", name: str, conversation: Conversation, thinking: bool, *, ours: bool
+    tokenizer: "PreTrainedTokenizerBase", name: str, conversation: Conversation, thinking: bool
 ) -> Iterator[Case]:
     """The whole conversation, and its prompt."""
     whole, prompt = conversation.messages, conversation.prompt
     text = render(tokenizer, whole, thinking=thinking, open_turn=False)
     trained = encode(tokenizer, conversation, thinking=thinking).ids
-    yield Case(name, whole, False, text, ids_of(tokenizer, text), trained, ours)
+    yield Case(name, whole, False, text, ids_of(tokenizer, text), trained)
     opened = render(tokenizer, prompt, thinking=thinking, open_turn=True)
     before = encode_prompt(tokenizer, prompt, thinking=thinking)
-    yield Case(f"{name}, before the answer", prompt, True, opened, ids_of(tokenizer, opened), before, ours)
+    yield Case(f"{name}, before the answer", prompt, True, opened, ids_of(tokenizer, opened), before)
 
 
 def _row(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> Row:
@@ -286,9 +294,9 @@ def token_ids_finding(subject: str, read: Read, reference: Reference) -> Finding
 
 
 def _trained_otherwise(reference: Reference) -> Iterator[_Mismatch]:
-    """Probes whose training ids are not those of the whole text (a row's answer may begin with white space)."""
+    """Probes whose training ids are not those of the whole text."""
     for case in reference.cases:
-        if case.ours and case.ids != case.trained:
+        if case.ids != case.trained:
             name = f"{case.name}, encoded for training and read as a whole"
             yield _mismatch(name, case.ids, case.trained, reference)
 

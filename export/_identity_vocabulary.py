@@ -14,6 +14,8 @@ WHAT = "vocabulary"
 # The matrices that have a row per token id.
 GGUF_MATRICES = ("token_embd.weight", "output.weight")
 _SHOWN = 3
+# Whatever else its ids hold was put around it.
+PLAIN_TEXT = "a"
 
 
 def vocabulary_finding(
@@ -63,17 +65,19 @@ def _padding(count: int, reference: Reference) -> str:
     return f"{beyond:,} more ids, which the reference's tokenizer does not use" if beyond > 0 else ""
 
 
-def added_finding(subject: str, adds: str, expected: str) -> Finding:
-    """Whether something is put around every text; `adds` says what, and is empty where nothing is."""
+def added_finding(subject: str, found: Sequence[int], reference: Reference) -> Finding:
+    """Whether a text gets around it what the reference's tokenizer puts there; `found` are the ids of PLAIN_TEXT."""
+    expected = plain_text_ids(reference.tokenizer)
+    words = [", ".join(map(reference.shown, ids)) for ids in (found, expected)]
     return Finding(
-        what="added tokens", subject=subject, ok=not adds, found=adds or "nothing is added", expected=expected
+        what="added tokens",
+        subject=subject,
+        ok=tuple(found) == expected,
+        found=f"a plain text, {PLAIN_TEXT!r}, becomes {words[0] or 'nothing'}",
+        expected=f"{words[1] or 'nothing'}, as by the reference's tokenizer",
     )
 
 
-def folder_adds(tokenizer: "PreTrainedTokenizerBase", reference: Reference) -> str:
-    """What a folder's tokenizer puts around a text that the reference's does not."""
-    text = "a"
-    found, expected = ([*read(text)["input_ids"]] for read in (tokenizer, reference.tokenizer))
-    if found == expected:
-        return ""
-    return f"a plain text becomes {', '.join(map(reference.shown, found))}"
+def plain_text_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """The ids of PLAIN_TEXT with what a tokenizer puts around a text."""
+    return tuple(tokenizer(PLAIN_TEXT)["input_ids"])

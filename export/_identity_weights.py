@@ -2,8 +2,8 @@
 should be. What the weights are worth is measured by running them.
 """
 
+import math
 import re
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from export._finding import Finding
@@ -11,6 +11,7 @@ from export._folder_reading import DENSE, PACKED, FolderTensors, PackedSettings,
 from export._gguf_reading import GgufContent, StoredTensor, row_spans, rows_of
 from export._identity_reading import Reference
 from export.errors import ModelError
+from export.promises import Promise, promised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,56 +37,32 @@ _LOWEST_TYPES = {
 # 16-bit types have fewer digits than bits.
 _SIXTEEN_BIT_ERROR = 2.0**-8
 _ROUNDING_ALLOWED = 2.0
-
-
-# --- what the name promises
-
-
-@cache
-def file_types() -> tuple[str, ...]:
-    """llama.cpp's names of its file types, in lower case, in the order of their numbers."""
-    import gguf
-
-    return tuple(name.removeprefix("MOSTLY_").removeprefix("ALL_").lower() for name in gguf.LlamaFileType.__members__)
-
-
-def promised_type(name: str) -> str | None:
-    """The file type that a file's name ends with or holds ("model-Q4_K_M" promises "q4_k_m"); None without one."""
-    words = re.split(r"[^a-z0-9_]+", name.lower())
-    # some write the type behind an underscore, or after another one it was made from: the last word that fits counts
-    for word in reversed(words):
-        for known in sorted(file_types(), key=len, reverse=True):
-            if word == known or word.endswith(f"_{known}"):
-                return known
-    return None
-
-
-def promised_bits(name: str) -> int | None:
-    """The bits that a GPTQ folder's name promises ("gptq-4bit", "…-Int4"); None without any."""
-    found = re.search(r"(?<![a-z0-9])(?:([2348])[-_ ]?bits?|int([2348]))(?![a-z0-9])", name.lower())
-    return int(found[1] or found[2]) if found else None
+_LARGEST_ALLOWED = 0.9
 
 
 # --- GGUF
 
 
-def gguf_types_finding(subject: str, content: GgufContent, promised: str | None) -> Finding:
-    """Whether the file's metadata and its tensors are of the type that was promised.
+def gguf_types_finding(subject: str, content: GgufContent, promise: Promise) -> Finding:
+    """Whether the file's metadata and its tensors are of the type, or at least of the bits, that were promised.
 
     Without a promise the metadata's own is taken. Fewer bits than the promise fail, more are only said.
     """
     declared = _declared_type(content.metadata)
     problems = []
-    if promised is not None and declared is not None and not _same_type(promised, declared):
+    if declared is not None and not _fits(declared, promise):
         problems.append(f"its metadata say {declared}")
     matrices = [tensor for tensor in content.tensors if tensor.rows > 1]
-    asked = promised or declared
-    lowest = None if asked is None else _lowest_bits(asked)
+    file_type = promise.file_type if promise.bits is not None else declared
+    lowest = float(promise.bits) if promise.bits is not None and file_type is None else None
+    if file_type is not None:
+        lowest = _lowest_bits(file_type)
+    asked = file_type or (f"{promise.bits} bits" if promise.bits else None)
     if lowest is not None and (fewer := _fewer_bits(matrices, lowest)):
         problems.append(fewer)
     bits = sum(t.size_bytes for t in matrices) * 8 / sum(t.weights for t in matrices)
     stored = f"{bits:.2f} bits per weight in {len(matrices)} matrices ({_shares(matrices)})"
-    source = "the name" if promised else "the metadata"
+    source = "the name" if promise.bits else "the metadata"
     return Finding(
         what=TYPES,
         subject=subject,
@@ -106,9 +83,12 @@ def _declared_type(metadata: dict[str, Any]) -> str | None:
     return None if name is None or name == "GUESSED" else name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
 
 
-def _same_type(promised: str, declared: str) -> bool:
+def _fits(declared: str, promise: Promise) -> bool:
+    """Whether a file of the declared type is of the promised one or, in a mix that has no name, of as many bits."""
+    if promise.file_type is None:
+        return promise.bits is None or promised(declared).bits in (None, promise.bits)
     # where float16 cannot hold a weight, the 16-bit file is in bfloat16
-    return promised == declared or {promised, declared} == {"f16", "bf16"}
+    return promise.file_type == declared or {promise.file_type, declared} == {"f16", "bf16"}
 
 
 def _lowest_bits(file_type: str) -> float | None:
@@ -148,7 +128,7 @@ def _shares(tensors: list[StoredTensor]) -> str:
 # --- folders
 
 
-def folder_types_finding(subject: str, tensors: FolderTensors, reference: Reference, promised: int | None) -> Finding:
+def folder_types_finding(subject: str, tensors: FolderTensors, reference: Reference, bits: int | None) -> Finding:
     """Whether packed layers have the bits that the config says, and the promised ones, and none is missing."""
     try:
         settings = tensors.settings
@@ -159,12 +139,14 @@ def folder_types_finding(subject: str, tensors: FolderTensors, reference: Refere
         )
     if settings is None:
         kinds = sorted({tensors.stored_as(name) for name in tensors.names})
-        expected = "16 or 32 bits" if promised is None else f"{promised} bits, by the name"
+        expected = "16 or 32 bits" if bits is None else f"{bits} bits, by the name"
         found = f"{len(tensors.names)} tensors in {', '.join(kinds)}"
-        return Finding(what=TYPES, subject=subject, ok=promised is None, found=found, expected=expected)
+        # fewer than 16 would be packed
+        ok = bits is None or 16 <= bits <= _dense_bits(tensors)
+        return Finding(what=TYPES, subject=subject, ok=ok, found=found, expected=expected)
     packed = [name for name in tensors.names if name.endswith(PACKED)]
     problems = [] if packed else ["no layer is packed"]
-    if promised is not None and promised != settings.bits:
+    if bits is not None and bits != settings.bits:
         problems.append(f"its config says {settings.bits} bits")
     shapes, note = _reference_shapes(reference)
     wrong = [words for name in packed if (words := _wrong_packing(name, tensors, settings, shapes))]
@@ -175,9 +157,17 @@ def folder_types_finding(subject: str, tensors: FolderTensors, reference: Refere
         subject=subject,
         ok=not problems,
         found="; ".join(problems) or f"{len(packed)} layers in {settings.bits} bits, groups of {settings.group_size}",
-        expected=f"{promised or settings.bits} bits, by the {'name' if promised else 'config'}, in every packed layer",
+        expected=f"{bits or settings.bits} bits, by the {'name' if bits else 'config'}, in every packed layer",
         note=note,
     )
+
+
+def _dense_bits(tensors: FolderTensors) -> float:
+    """Bits per weight of the matrices."""
+    weights = {name: math.prod(shape) for name in tensors.names if len(shape := tensors.shape(name)) > 1}
+    sizes = {name: re.search(r"[0-9]+", tensors.stored_as(name)) for name in weights}
+    stored = sum(int(size[0]) * weights[name] for name, size in sizes.items() if size is not None)
+    return stored / max(1, sum(weights.values()))
 
 
 def _reference_shapes(reference: Reference) -> tuple[dict[str, tuple[int, ...]], str]:
@@ -302,11 +292,15 @@ def _without_head(subject: str, tied: bool, reference: Reference, found: str) ->
 
 
 def _compared(subject: str, difference: float, bits: tuple[float, float], head: str) -> Finding:
-    errors = [max(_SIXTEEN_BIT_ERROR, 2.0 ** (1 - b)) for b in bits]
-    allowed = _ROUNDING_ALLOWED * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    allowed = math.hypot(*map(allowed_by_rounding, bits))
     found = f"a head of its own, {head}, which differs from the embedding by {difference:.2%} of its size"
     expected = f"one matrix, as in the reference, or two that differ by rounding alone (at most {allowed:.2%})"
     return _tied(subject, difference <= allowed, found, expected, "the shared matrix is stored a second time")
+
+
+def allowed_by_rounding(bits: float) -> float:
+    """How far rounding to that many bits may move a tensor, as a share of its size: less than zeroing it would."""
+    return min(_LARGEST_ALLOWED, _ROUNDING_ALLOWED * float(max(_SIXTEEN_BIT_ERROR, 2.0 ** (1 - bits))))
 
 
 def _tied(subject: str, ok: bool, found: str, expected: str, note: str = "") -> Finding:
@@ -314,14 +308,17 @@ def _tied(subject: str, ok: bool, found: str, expected: str, note: str = "") -> 
 
 
 def relative_difference(pairs: "Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]") -> float:
-    """|a - b| / |b| over matrices that come in pieces; infinite for one that is zero, NaN for one that is broken."""
+    """|a - b| / |b| over matrices that come in pieces; infinite where b alone is zero, NaN for one that is broken."""
     import numpy as np
 
     difference, size = 0.0, 0.0
     for left, right in pairs:
-        difference += float(np.square((left - right).astype(np.float64)).sum())
-        size += float(np.square(right.astype(np.float64)).sum())
-    return (difference / size) ** 0.5 if size else float("inf")
+        apart, known = (array.astype(np.float64).ravel() for array in (left - right, right))
+        difference += float(np.vdot(apart, apart))
+        size += float(np.vdot(known, known))
+    if size == 0:
+        return difference * math.inf if difference else 0.0
+    return math.sqrt(difference / size)
 
 
 def _is_tied(reference: Reference) -> bool | None:

@@ -3,13 +3,15 @@
 A verdict is one of three. `pass`: the change is inside the limit and so is the bound of its interval. `fail`: even the
 favourable end of the interval is outside the limit, and that anything was lost at all is no chance. `cannot tell`: the
 held-out rows are too few to decide. The limits are for what the step is allowed to cost; nothing is asked of a change
-that has no limit.
+that has no limit. Where none may be lost, no row lost passes, and rows lost fail when chance does not explain them.
 
 What errors are left, from the simulations of tests/export/test_compare.py. An artifact that lost nothing is failed for
-its task scores and perplexity in at most 1 of 100 sets of rows, by construction (see `CHANCE`); the interval alone
-would fail up to 4. A loss of 5 points on 500 rows, one task score and perplexity being judged, fails in 95 of 100 or
-more while at most 1 point of the rows is lost and gained besides (7 % differ), in 88 at 2 points, in 59 at 5. Where
-none may be lost, a single row that is lost fails, by chance or not.
+anything that a row may show by chance in at most 1 of 100 sets of rows, by construction (see `CHANCE`); the interval
+alone would fail up to 4 for its task score, and one lost row as a failure 77 where a check has 300 rows of which 0.5 %
+are lost and gained. A loss of 5 points on 500 rows, one task score and perplexity being judged and the rest unchanged,
+fails in 95 of 100 or more while at most 1 point of the rows is lost and gained besides (7 % differ), in 88 at 2 points,
+in 59 at 5; where stopping, loops, the template and the format have rows that differ too, 8 or more of each, in 92, 77
+and 44. One safety item lost, or one row of predictions that are not finite, fails: there chance is no excuse.
 """
 
 import math
@@ -21,17 +23,19 @@ from export.checks._base import Measurement
 from export.frozen import Frozen
 from export.limits import Gate as Gate
 from export.limits import Limits as Limits
-from export.limits import nominal_bits as nominal_bits
 from export.sampling import PairedTable
 from export.significance import Flips
-from export.verdict import Case, decide
+from export.verdict import Case, decide, decide_where_none_may_be_lost
 from export.verdict import Verdict as Verdict
 from export.verdict import overall as overall
 
-# Checks whose score per row is 1 (good) or 0, and of which no row may be lost.
+# Checks whose score per row is 1 (good) or 0, and of which no row may be lost: a lost one is never a `pass`.
 NONE_LOST = frozenset({"stops", "ends_without_loop", "no_template_leak", "finite", "valid_format", "safety"})
-# The chance of failing an artifact that lost nothing, shared by its task scores and perplexity (Bonferroni). A 95 %
-# bound alone errs more often: with a tenth of the rows flipping either way, 2 to 4 in 100 fail on 50 to 500 rows.
+# Those of which one lost row fails, because no row may be bad by chance; of the others chance has to be ruled out.
+NO_CHANCE = frozenset({"finite", "safety"})
+# The chance of failing an artifact that lost nothing, shared by all its paired checks but those of `NO_CHANCE` (see
+# `significance.shared_level`). A 95 % bound alone errs more often: with a tenth of the rows flipping either way, 2 to 4
+# in 100 fail on 50 to 500 rows.
 CHANCE = 0.01
 # What a bootstrapped interval needs before it may pass anything. With rows as uneven as those of a real Qwen's KL (see
 # `sampling.interval`), 10 rows pass an artifact of twice the limit in 2 of 100 sets and one of 1.5 times the limit in
@@ -51,12 +55,18 @@ class Comparison(Frozen):
     limit applies; `note` says why there is no interval, or that the change itself is not finite (which fails), or what
     keeps a verdict open.
 
+    `stderr` is the standard error of `delta`: paired row by row, or a divergence's own, which is a change by itself;
+    of a ratio that of its logarithm times the ratio (the delta method). None where none is known: for fewer than two
+    rows, for what is not finite, and of paired changes for what is not a mean or a ratio of perplexities. It is 0 where
+    no row differs, and says nothing then of rows not seen; the interval does.
+
     `flips` are those of 0/1 scores, None for anything else. `minimum_detectable_drop` is the smallest true loss that a
     one-sided 95 % test would see 80 times in 100 (`export.significance`), in the units of `delta` and never negative:
     of a ratio its distance from 1; of a divergence the distance from any value it is held against; of a check of
     which none may be lost the share of rows that would show at least one loss 95 times in 100. None for quantiles,
     and where there is no standard error. `rows_needed` is the number of rows at which four of five sets with the rates
-    seen here would be decided; only a verdict that is open has one, and a `note` where no number would do.
+    seen here would be decided, the other checks as they are; only a verdict that is open has one, and a `note` where no
+    number would do.
     """
 
     check: str
@@ -69,6 +79,7 @@ class Comparison(Frozen):
     bound_limit: float | None
     n: int
     verdict: Verdict | None
+    stderr: float | None = None
     flips: Flips | None = None
     minimum_detectable_drop: float | None = None
     rows_needed: int | None = None
@@ -96,8 +107,12 @@ def compare(
     }
     both = [name for name in later if name in earlier and name not in one_sided and name != "tokens_per_second"]
     paired = [name for name in both if later[name].sample]
-    level = CHANCE / max(1, sum(name not in NONE_LOST for name in paired))
-    done = [_paired(earlier[name], later[name], limits, level=level, seed=seed) for name in paired]
+    changes = {name: _change(earlier[name], later[name], seed) for name in paired}
+    by_chance = {name: _rows_that_differ(change) for name, change in changes.items() if name not in NO_CHANCE}
+    done = []
+    for name, change in changes.items():
+        others = [rows for other, rows in by_chance.items() if other != name]
+        done.append(_paired(change, limits, level=significance.shared_level(CHANCE, others), seed=seed))
     if limits is not None:
         done += [_from_reference(m, names, limits, seed) for m in one_sided.values()]
     return tuple(done)
@@ -201,9 +216,15 @@ def _change(before: Measurement, after: Measurement, seed: int) -> _Change:
     return _Change(before, after, ratio, delta, interval, error, table)
 
 
-def _paired(before: Measurement, after: Measurement, limits: Limits | None, *, level: float, seed: int) -> Comparison:
+def _rows_that_differ(change: _Change) -> float:
+    """How many rows of 0/1 scores differ; of anything else any number may."""
+    return math.inf if change.table is None else change.table.lost + change.table.gained
+
+
+def _paired(change: _Change, limits: Limits | None, *, level: float, seed: int) -> Comparison:
     """A check that both subjects have, paired row by row; a loss is told from chance at `level`."""
-    change = _change(before, after, seed)
+    before, after = change.before, change.after
+    scale = change.delta if change.ratio else 1.0
     compared = Comparison(
         check=before.check,
         before=before.subject,
@@ -215,6 +236,7 @@ def _paired(before: Measurement, after: Measurement, limits: Limits | None, *, l
         bound_limit=None,
         n=after.n,
         verdict=None,
+        stderr=None if change.error is None else change.error * scale,
         flips=None if change.table is None else significance.flips(change.table),
         minimum_detectable_drop=_detectable(change),
         note=_why_no_interval(change.delta, change.interval),
@@ -222,18 +244,25 @@ def _paired(before: Measurement, after: Measurement, limits: Limits | None, *, l
     if limits is None:
         return compared
     if before.check in NONE_LOST:
-        return compared.model_copy(update=_none_lost(before, after))
+        return compared.model_copy(update=_none_lost(before, after, None if before.check in NO_CHANCE else level))
     limit, bound_limit = _task_or_ratio_limit(before.check, limits)
     return _judged(compared, _case(change, limit, bound_limit, level=level, seed=seed), limit, bound_limit)
 
 
-def _none_lost(before: Measurement, after: Measurement) -> dict[str, Any]:
+def _none_lost(before: Measurement, after: Measurement, level: float | None) -> dict[str, Any]:
     """The verdict on rows of which none may be lost: no interval decides, they are counted (from 1, in their order)."""
-    pairs = enumerate(zip(before.sample, after.sample, strict=True), start=1)
-    lost = [row for row, (b, a) in pairs if b[0] > a[0]]
+    pairs = [(b[0], a[0]) for b, a in zip(before.sample, after.sample, strict=True)]
+    lost = [row for row, (b, a) in enumerate(pairs, start=1) if not a >= b]  # so that what is not a number is lost
+    gained = sum(a > b for b, a in pairs)
+    decision = decide_where_none_may_be_lost(PairedTable(len(pairs) - len(lost) - gained, len(lost), gained, 0), level)
     shown = ", ".join(str(row) for row in lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-    found = f"{len(lost)} of {len(before.sample)} rows lost (row {shown})" if lost else "no row lost"
-    return {"limit": 0.0, "verdict": "fail" if lost else "pass", "note": f"{found}; none may be lost"}
+    found = f"{len(lost)} of {len(pairs)} rows lost (row {shown}), {gained} gained" if lost else "no row lost"
+    return {
+        "limit": 0.0,
+        "verdict": decision.verdict,
+        "rows_needed": decision.rows_needed,
+        "note": f"{found}; {decision.note}",
+    }
 
 
 def _case(change: _Change, limit: float, bound_limit: float, *, level: float, seed: int) -> Case:
@@ -292,6 +321,7 @@ def _from_reference(measured: Measurement, names: tuple[str, str], limits: Limit
         bound_limit=allowed,
         n=measured.n,
         verdict=None,
+        stderr=measured.stderr,
         minimum_detectable_drop=_detectable_divergence(measured),
         note=_why_no_interval(measured.value, interval),
     )
@@ -366,7 +396,7 @@ def _why_no_interval(value: float, interval: tuple[float, float] | None) -> str:
 
 
 def _is_binary(measured: Measurement) -> bool:
-    return all(len(item) == 1 and item[0] in (0.0, 1.0) for item in measured.sample)
+    return measured.statistic == "mean" and all(len(item) == 1 and item[0] in (0.0, 1.0) for item in measured.sample)
 
 
 def _task_or_ratio_limit(check: str, limits: Limits) -> tuple[float, float]:

@@ -10,6 +10,7 @@ without a traceback. Anything that is not a `FieldtuneError` is a bug of ours an
     ├── TrainingError        training produced something that must not be kept (a non-finite loss, say)
     ├── ExportError          quantizing or converting failed, or would fail
     ├── EngineError          a runtime refused or broke while it ran an artifact
+    │   └── MachineError     it was not the artifact: out of memory, a library that is missing, a bug
     ├── StorageError         the disk is full, or a folder cannot be written
     └── MissingDependencyError  an optional package is not installed; the message holds the install command
 """
@@ -41,6 +42,10 @@ class ExportError(FieldtuneError):
 
 class EngineError(FieldtuneError):
     """A runtime refused to load an artifact, or broke while it ran it."""
+
+
+class MachineError(EngineError):
+    """An artifact could not be run for a reason that is not the artifact's own."""
 
 
 class StorageError(FieldtuneError):

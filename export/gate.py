@@ -9,6 +9,7 @@ from pathlib import Path
 
 from export.checks._base import Check, Items, Measurement
 from export.compare import Comparison, Verdict, overall, worst_by_subject
+from export.errors import ModelError
 from export.frozen import Frozen
 from export.identity import Finding, identify
 from export.measure import Candidate, Measured, measure
@@ -57,6 +58,7 @@ def judge(
     `thinking` says whether the items were rendered in the chat template's thinking mode.
     """
     candidates = [subject.candidate for subject in subjects]
+    _check_reference(candidates[0], tokenizer, items, thinking)
     findings = [finding for c in candidates if c.ships for finding in _identity(c, tokenizer, items, thinking)]
     for finding in findings:
         if not finding.ok:
@@ -64,6 +66,7 @@ def judge(
     closed = {finding.subject for finding in findings if finding.what == "file" and not finding.ok}
     opened = [candidate for candidate in candidates if candidate.subject.name not in closed]
     measured = measure(opened, items, checks, folder, tokenizer=tokenizer, threads=threads, say=say)
+    findings = [f for f in findings if (f.what, f.subject) not in {("file", name) for name in measured.broken}]
     findings += [_broken(name, reason) for name, reason in measured.broken.items()]
     comparisons = compare(measured.measurements)
     return Judged(
@@ -77,6 +80,22 @@ def judge(
 def _identity(candidate: Candidate, tokenizer: Path, items: Items, thinking: bool) -> tuple[Finding, ...]:
     subject = candidate.subject
     return identify(subject.name, subject.path, subject.engine, tokenizer, items, thinking=thinking)
+
+
+def _check_reference(reference: Candidate, tokenizer: Path, items: Items, thinking: bool) -> None:
+    """Raises ModelError when the reference does not read what `tokenizer` writes: every artifact would be blamed."""
+    if reference.subject.engine != "llama_cpp":
+        return  # a folder is read with its own tokenizer, or with one that was named for it
+    wrong = [f for f in _identity(reference, tokenizer, items, thinking) if not f.ok and f.what in _OF_READING]
+    if wrong:
+        first = wrong[0]
+        raise ModelError(
+            f"the reference {reference.subject.path} is not read as {tokenizer} writes: {first.what}: found "
+            f"{first.found}; expected {first.expected}. Name the folder it was made from with --tokenizer."
+        )
+
+
+_OF_READING = ("file", "token ids", "vocabulary", "added tokens")
 
 
 def _broken(name: str, reason: str) -> Finding:

@@ -5,17 +5,22 @@ vocabulary cut into other tokens, a type that is not the one in the name. None o
 makes every score of the file a score of something else.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from export._finding import Finding
 from export._identity_reading import open_reference
 from export.artifacts import EngineName
-from export.chat import Conversation
 from export.checks._base import Items
 from export.errors import EngineError, ModelError
+from export.promises import promised as promised_by
 
 __all__ = ["Finding", "identify"]
+
+# What was looked at where nothing was wrong; whether an engine can run it shows when it is measured.
+_LOOKED_AT: dict[EngineName, str] = {
+    "llama_cpp": "every tensor lies within the file, and llama.cpp read its vocabulary; its weights were not run",
+    "hf": "every tensor lies within its file, and transformers read its tokenizer; no engine has run it",
+}
 
 
 def identify(
@@ -26,14 +31,13 @@ def identify(
     items: Items | None = None,
     *,
     promised: str | None = None,
-    conversations: Sequence[Conversation] = (),
     thinking: bool = False,
 ) -> tuple[Finding, ...]:
     """What the artifact at `path` is found to be, compared with the model folder it was, or is said to be, made from.
 
     `path` is a GGUF file or a model folder, whoever made it; `reference_folder` holds the reference's tokenizer, and
     its config.json and weights where there are any. Conversations of our own are read by both, and the first of the
-    held-out `items` and `conversations`. `promised` is the type it is sold as ("q4_k_m", "4bit"); without it the
+    held-out `items`. `promised` is the type it is sold as ("q4_k_m", "4bit"); without it the
     file's name is asked. An artifact that cannot be opened is a finding named "file", and the only one.
 
     Raises ModelError when it is the reference that cannot be read.
@@ -41,22 +45,22 @@ def identify(
     from export.formats.gptq import row_sha256
 
     rows = [] if items is None else [item.ids for item in items.items]
-    reference = open_reference(reference_folder, rows, conversations, thinking=thinking)
+    reference = open_reference(reference_folder, rows, thinking=thinking)
     held_out = [row_sha256(ids) for ids in rows]
+    promise = promised_by(promised or path.name)
     try:
         if engine == "llama_cpp":
             from export._identity_gguf import gguf_findings
 
-            found = gguf_findings(subject, path, reference, promised)
+            found = gguf_findings(subject, path, reference, promise)
         else:
             from export._identity_folder import folder_findings
-            from export._identity_weights import promised_bits
 
-            found = folder_findings(subject, path, reference, held_out, promised_bits(promised or path.name))
+            found = folder_findings(subject, path, reference, held_out, promise)
     except (ModelError, EngineError, OSError) as error:
         return (_file(subject, ok=False, found=str(error)),)
-    return (_file(subject, ok=True, found="complete, and its engine can open it"), *found)
+    return (_file(subject, ok=True, found=_LOOKED_AT[engine]), *found)
 
 
 def _file(subject: str, *, ok: bool, found: str) -> Finding:
-    return Finding(what="file", subject=subject, ok=ok, found=found, expected="a whole file that its engine can open")
+    return Finding(what="file", subject=subject, ok=ok, found=found, expected="complete, and in parts that can be read")

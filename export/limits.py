@@ -3,11 +3,10 @@
 What is done with them is `export.compare`'s.
 """
 
-import re
-
 from pydantic import Field
 
 from export.frozen import Frozen
+from export.promises import promised
 
 
 class Limits(Frozen):
@@ -56,28 +55,9 @@ class Gate(Frozen):
         return self.from_6_bits.model_copy(update={field: getattr(self.below_6_bits, field) for field in fields})
 
     def limits_for(self, subject: str, bits: float | None = None) -> Limits:
-        """The limits an artifact is held to: by the bits its name promises, else by `bits`, measured or known."""
-        nominal = promised_bits(subject) or bits or nominal_bits(subject)
+        """The limits an artifact is held to: by the bits its name promises, else by `bits`, measured or known.
+
+        With neither it is taken for a dense model, of 16 bits.
+        """
+        nominal = promised(subject).bits or bits or 16
         return self.below_6_bits if nominal < 6 else self.from_6_bits
-
-
-_BITS = r"(?P<{}>16|32|[1-6]|8)"
-_PROMISE = re.compile(
-    rf"(?<![a-z0-9])(?:(?:i?q|tq){_BITS.format('q')}|(?:bf|fp|f){_BITS.format('f')}"
-    rf"|(?:int|w|mxfp|nvfp){_BITS.format('w')}|{_BITS.format('bit')}[-_ ]?bits?)(?![0-9])",
-    re.IGNORECASE,
-)
-
-
-def promised_bits(subject: str) -> int | None:
-    """The bits per weight that a subject's name promises, the last if several: 4 for gguf/q4_k_m, gptq/4bit, x-w4a16.
-
-    None where it promises nothing. What a model is called besides, as in Qwen2.5-0.5B, is no promise.
-    """
-    found = [match.group(match.lastgroup or 0) for match in _PROMISE.finditer(subject)]
-    return int(found[-1]) if found else None
-
-
-def nominal_bits(subject: str) -> int:
-    """The same, and 16 for a name that promises nothing, as that of a dense model."""
-    return promised_bits(subject) or 16

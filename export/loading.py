@@ -46,7 +46,10 @@ def open_model(
         settings["quantization_config"] = nf4_config(four_bit_compute)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+    except ImportError as error:
+        package = "gptqmodel" if "gptq" in str(error).lower() else str(error).partition("\n")[0]
+        raise MissingDependencyError(package, f"the model in {folder}", "pip install 'fieldtune[gptq]'") from error
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"transformers cannot load the model in {folder}: {_first_lines(error)}") from error
     return Opened(model, found)
 

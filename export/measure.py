@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from export.artifacts import EngineName, sha256_of_file, write_atomically
+from export.artifacts import EngineName, sha256_of_file, sha256_of_json, write_atomically
 from export.checks._base import Check, Items, Measurement, Observation
 from export.engines._base import Subject
-from export.errors import EngineError
+from export.errors import EngineError, MachineError
 from export.frozen import Frozen
 from export.hardware import environment, package_versions
 from export.observe import Observed, Request, observe
@@ -72,21 +72,27 @@ def measure(
         items=items_path,
         items_sha256=sha256_of_file(items_path),
         tokenizer=tokenizer,
+        tokenizer_sha256=sha256_of_file(tokenizer / "tokenizer.json"),
         threads=threads,
         machine=environment().identity,  # speed and memory are this machine's: on another one they are measured again
     )
-    observed: dict[str, Observed] = {}
+    reference: _Reference | None = None
+    records: dict[str, Observation] = {}
     broken: dict[str, str] = {}
-    for candidate in candidates:
-        reference = (candidates[0], observed[candidates[0].subject.name]) if observed else None
+    for candidate, place in zip(candidates, _places([c.subject.name for c in candidates], folder), strict=True):
+        name = candidate.subject.name
         try:
-            observed[candidate.subject.name] = _observed(candidate, given, reference, folder, say)
+            observed = _observed(candidate, given, reference, place, say)
         except EngineError as error:
-            if not candidate.ships or reference is None:
+            if isinstance(error, MachineError) or not candidate.ships or reference is None:
                 raise
-            broken[candidate.subject.name] = str(error)
+            broken[name] = str(error)
             say(str(error))
-    records = {name: done.read() for name, done in observed.items()}
+            continue
+        records[name] = observed.read()
+        if reference is None:
+            _require_finite(records[name])
+            reference = _Reference(path=observed.reference, sha256=sha256_of_file(observed.reference))
     return Measured(
         items=items,
         measurements={n: tuple(m for check in checks for m in check.measure(items, s)) for n, s in records.items()},
@@ -95,40 +101,63 @@ def measure(
     )
 
 
+class _Reference(Frozen):
+    """The stored predictions that every other subject is compared with."""
+
+    path: Path
+    sha256: str
+
+
 class _Given(Frozen):
     """What every subject is measured with."""
 
     items: Path
     items_sha256: str
     tokenizer: Path
+    tokenizer_sha256: str
     threads: int
     machine: str
 
 
 def _observed(
-    candidate: Candidate,
-    given: _Given,
-    reference: tuple[Candidate, Observed] | None,
-    folder: Path,
-    say: Callable[[str], None],
+    candidate: Candidate, given: _Given, reference: _Reference | None, place: Path, say: Callable[[str], None]
 ) -> Observed:
     """The candidate's record: the one that is there when nothing it depends on has changed, or a new one."""
     name = candidate.subject.name
     inputs = {
         "artifact": candidate.sha256,
         "items": given.items_sha256,
-        "reference": None if reference is None else reference[0].sha256,
+        "tokenizer": given.tokenizer_sha256,
+        "reference": None if reference is None else reference.sha256,
         "threads": given.threads,
         "machine": given.machine,
-        **version_inputs(package_versions(_ENGINE_PACKAGES[candidate.subject.engine])),
+        **version_inputs(package_versions(("fieldtune", *_ENGINE_PACKAGES[candidate.subject.engine]))),
     }
     request = Request(
         subject=candidate.subject,
         items=given.items,
         tokenizer=given.tokenizer,
-        reference=None if reference is None else reference[1].reference,
+        reference=None if reference is None else reference.path,
         size_bytes=candidate.size_bytes,
         threads=given.threads,
     )
-    place = folder / name.replace("/", "-")
     return run_stage(place, f"check {name}", inputs, partial(observe, request, say=say), Observed, say)
+
+
+def _places(names: Sequence[str], folder: Path) -> list[Path]:
+    """A folder of its own for each subject: names that become one without their slashes are told apart."""
+    places: list[Path] = []
+    for name in names:
+        place = folder / name.replace("/", "-")
+        places.append(place if place not in places else folder / f"{place.name}-{sha256_of_json(name)[:8]}")
+    return places
+
+
+def _require_finite(reference: Observation) -> None:
+    """Raises EngineError for a reference whose predictions are not numbers: nothing can be compared with them."""
+    broken = sum(not item.finite for item in reference.items)
+    if broken:
+        raise EngineError(
+            f"the reference {reference.subject} predicts values that are not finite on {broken} of "
+            f"{len(reference.items)} rows: nothing can be compared with it. Merge or fetch it again."
+        )

@@ -5,6 +5,7 @@ it, and no library's patches reach another engine. The process is `python -m exp
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from export.artifacts import StageResult
 from export.checks._base import Item, ItemObservation, Items, Observation
 from export.engines._base import Engine, Generation, Subject
-from export.errors import EngineError
+from export.errors import EngineError, MachineError
 from export.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 # A subject that takes minutes says how far it is about this often.
 _SECONDS_BETWEEN_LINES = 30.0
+
+# How the observing process ends when an engine refused the artifact; and the crashes that a broken file can cause.
+_REFUSED = 3
+_THE_ARTIFACTS_OWN = (_REFUSED, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGBUS)
 
 # Single-stream speed is timed on this many rows: enough for an interval, few enough to cost seconds.
 _TIMED_ITEMS = 8
@@ -64,7 +69,8 @@ class Request(Frozen):
 def observe(request: Request, out: Path, say: Callable[[str], None]) -> Observed:
     """Observes a subject in a process of its own, which writes into `out`; `say` hears how far it is.
 
-    Raises EngineError with that process's last words when it fails.
+    Raises EngineError, with that process's last words, when the artifact is at fault: its engine refused it or crashed
+    on it. MachineError for any other end, such as too little memory.
     """
     request_path = out / "request.json"
     request_path.write_text(request.model_dump_json(indent=2), encoding="utf-8")
@@ -86,7 +92,8 @@ def observe(request: Request, out: Path, say: Callable[[str], None]) -> Observed
             raise
     request_path.unlink()
     if status != 0:
-        raise EngineError(f"{request.subject.name} could not be measured. {_last_words(log, status)}")
+        said = f"{request.subject.name} could not be measured. {_last_words(log, status)}"
+        raise EngineError(said) if status in _THE_ARTIFACTS_OWN else MachineError(said)
     return Observed(folder=out, subject=request.subject.name)
 
 
@@ -113,9 +120,11 @@ def main() -> int:
     try:
         with os.fdopen(int(sys.argv[3]), "w", encoding="utf-8", buffering=1) as progress:
             observation = _observe_here(request, out, lambda line: print(line, file=progress))
+    except MachineError:
+        raise
     except EngineError as error:
         print(error)
-        return 1
+        return _REFUSED
     (out / "observation.json").write_text(observation.model_dump_json(), encoding="utf-8")
     return 0
 

@@ -107,7 +107,7 @@ _COLUMNS: Sequence[tuple[str, str, str]] = (
     ("exact\nmatch %", "exact_match", "percent"),
     ("\nstops %", "stops", "percent"),
     ("\nperplexity", "perplexity", "number"),
-    ("mean KL\nto merged", "kl_mean", "small"),
+    ("\nmean KL", "kl_mean", "small"),
     ("same top\ntoken %", "same_top_token", "percent"),
     ("size\nMB", "size_bytes", "megabytes"),
     ("memory\nMB", "peak_memory_bytes", "megabytes"),
@@ -133,5 +133,5 @@ _SCALES: Mapping[str, tuple[float, int]] = {
     "number": (1, 3),
     "small": (1, 4),
     "megabytes": (1e-6, 1),
-    "speed": (1, 0),
+    "speed": (1, 1),
 }

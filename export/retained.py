@@ -8,7 +8,7 @@ artifact is the base, and 1 on average for rounding that is not drawn to the bas
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -69,25 +69,35 @@ _Chunk = tuple["NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.float32
 
 
 def retained_in(
-    artifacts: Mapping[str, QuantizedModel], merged_folder: Path, base_folder: Path
+    artifacts: Sequence[QuantizedModel], merged_folder: Path, base_folder: Path, scratch: Path
 ) -> tuple[Retained, ...]:
-    """How much each artifact of a run kept, in their order. Their 16-bit GGUF file, where there are GGUF files, is
-    among them: the others are compared with it. Raises as `retained_in_gguf` does.
+    """How much each artifact of a run kept, in their order; of one that cannot be read, why that is not known.
+
+    Their 16-bit GGUF file, where there are GGUF files, is among them: the others are compared with it. `scratch` is
+    where the base is written as GGUF for a while: as many bytes as that file has.
     """
-    sixteen_bit = next((model for model in artifacts.values() if model.subject == f"gguf/{SIXTEEN_BIT}"), None)
+    sixteen_bit = next((model for model in artifacts if model.subject == f"gguf/{SIXTEEN_BIT}"), None)
+
+    def of(model: QuantizedModel, base_gguf: Path | None) -> Retained:
+        try:
+            if model.engine == "llama_cpp" and sixteen_bit is not None and base_gguf is not None:
+                return retained_in_gguf(model.subject, model.path, sixteen_bit.path, base_gguf)
+            return retained_in_folder(model.subject, model.path, merged_folder, base_folder)
+        except (ExportError, ModelError) as error:
+            return _unknown(model.subject, str(error))
+
     if sixteen_bit is None:
-        return tuple(_in_folder(model, merged_folder, base_folder) for model in artifacts.values())
-    with base_as_gguf(base_folder, sixteen_bit.path) as base_gguf:
-        return tuple(
-            retained_in_gguf(model.subject, model.path, sixteen_bit.path, base_gguf)
-            if model.engine == "llama_cpp"
-            else _in_folder(model, merged_folder, base_folder)
-            for model in artifacts.values()
-        )
+        return tuple(of(model, None) for model in artifacts)
+    try:
+        with base_as_gguf(base_folder, sixteen_bit.path, scratch) as base_gguf:
+            return tuple(of(model, base_gguf) for model in artifacts)
+    except (ExportError, ModelError) as error:
+        return tuple(_unknown(model.subject, str(error)) for model in artifacts)
 
 
-def _in_folder(model: QuantizedModel, merged_folder: Path, base_folder: Path) -> Retained:
-    return retained_in_folder(model.subject, model.path, merged_folder, base_folder)
+def _unknown(subject: str, why: str) -> Retained:
+    nan = float("nan")
+    return Retained(subject=subject, share=nan, quartiles=(nan,) * 3, lowest=(), tensors=0, weights=0, note=why)
 
 
 def retained_in_gguf(subject: str, artifact: Path, merged_gguf: Path, base_gguf: Path) -> Retained:
@@ -126,7 +136,7 @@ def retained_in_folder(subject: str, artifact: Path, merged_folder: Path, base_f
 
 
 @contextmanager
-def base_as_gguf(base_folder: Path, merged_gguf: Path) -> Iterator[Path]:
+def base_as_gguf(base_folder: Path, merged_gguf: Path, scratch: Path | None = None) -> Iterator[Path]:
     """The base as a 16-bit GGUF file in a temporary place, in the 16-bit type of `merged_gguf`.
 
     Made by the converter that made the merged file, so that its tensors have the same names and the same order of
@@ -135,7 +145,7 @@ def base_as_gguf(base_folder: Path, merged_gguf: Path) -> Iterator[Path]:
     from export.formats._gguf_convert import convert
 
     types = {tensor.stored_as for tensor in read_tensors(merged_gguf)}
-    with tempfile.TemporaryDirectory(prefix="fieldtune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fieldtune-", dir=scratch) as folder:
         path, _ = convert(base_folder, "base", Path(folder), file_type="bf16" if "bf16" in types else "f16")
         yield path
 
@@ -219,9 +229,8 @@ def _summary(subject: str, kept: list[_Kept]) -> Retained:
 
     changed = [tensor for tensor in kept if tensor.square != 0]
     if not changed:
-        nan = float("nan")
-        note = f"no weight of the {len(kept)} tensors that were read differs between the base and the merged model"
-        return Retained(subject=subject, share=nan, quartiles=(nan,) * 3, lowest=(), tensors=0, weights=0, note=note)
+        said = f"no weight of the {len(kept)} tensors that were read differs between the base and the merged model"
+        return _unknown(subject, said)
     square, dot = sum(tensor.square for tensor in changed), sum(tensor.dot for tensor in changed)
     shares = [tensor.share for tensor in changed]
     quartiles = np.quantile(shares, (0.25, 0.5, 0.75)).tolist()

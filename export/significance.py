@@ -4,7 +4,7 @@ Arithmetic over counts, errors and samples; what is allowed, and what a verdict 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -50,6 +50,20 @@ def _mcnemar(lost: int, gained: int, alternative: str) -> float:
     from scipy.stats import binomtest
 
     return 1.0 if lost + gained == 0 else float(binomtest(lost, lost + gained, 0.5, alternative=alternative).pvalue)
+
+
+def shared_level(chance: float, others: Sequence[float]) -> float:
+    """The level at which one test may reject where it and others together err with at most this `chance`.
+
+    Bonferroni's share, among those tests only that are able to reject at it (Tarone 1990, "A modified Bonferroni method
+    for discrete data", Biometrics 46: 515-522): of a number of rows that differ the least p-value is 0.5 to its power,
+    and too few of them reject nothing, by chance or not. `others` holds those numbers, infinity for what is no McNemar
+    test; the test itself always counts, which changes nothing where it cannot reject.
+    """
+    share = 1
+    while 1 + sum(0.5**rows <= chance / share for rows in others) > share:
+        share += 1
+    return chance / share
 
 
 def chance_of_loss_by_exchange(smaller: Sample, larger: Sample, *, seed: int) -> float:

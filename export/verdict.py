@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from export import significance
+from export.sampling import PairedTable
 from export.significance import Outlook
 
 Verdict = Literal["pass", "fail", "cannot tell"]
@@ -56,6 +57,29 @@ def decide(case: Case) -> Decision:
 
     needed = significance.rows_needed(decides, case.rows)
     return Decision(verdict, needed, "; ".join(part for part in (_doubt(case), _why_never(case, needed)) if part))
+
+
+def decide_where_none_may_be_lost(table: PairedTable, level: float | None) -> Decision:
+    """The verdict on 0/1 scores of which no row may be lost, told from chance at `level`; None asks for no such thing.
+
+    Without a lost row a `pass`. With one never: a `fail` where chance does not explain it, else an open question that
+    only more of the same losses can settle. The note says why.
+    """
+    if not table.lost or level is None:
+        return Decision("fail" if table.lost else "pass", note="none may be lost")
+    chance = significance.chance_of_loss_by_flips(table)
+    odds = f"where nothing was lost {chance:.2g} of all sets of as many rows show as much"
+    if chance <= level:
+        return Decision("fail", note=f"none may be lost, and this is hardly chance: {odds}")
+    outlook = significance.outlook_of_share(table, level)
+    needed = significance.rows_needed(lambda rows: outlook(rows).certain, round(table.pairs))
+    why_never = ""
+    if table.lost <= table.gained:
+        why_never = "; as long as no more are lost than gained no number of rows would decide"
+    elif needed is None:
+        why_never = f"; more than {significance.MOST_ROWS:,} rows would be needed to decide"
+    doubt = f"none may be lost, but chance may explain it ({odds}; a fail asks for at most {level:.2g})"
+    return Decision("cannot tell", needed, f"{doubt}: look at the rows{why_never}")
 
 
 def _verdict(case: Case, seen: Outlook, rows: float) -> Verdict:

@@ -67,11 +67,15 @@ def _packing(folder: Path) -> tuple[int | None, str]:
 
 def _header(path: Path) -> dict[str, dict[str, Any]]:
     """The tensors a file declares. Layout: an 8-byte little-endian length, that many bytes of JSON, then the data."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+        header.pop("__metadata__", None)
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    # what is no header at all: an error page that was saved under the name, a few bytes
+    except (struct.error, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path} is no safetensors file: {error}. Copy it again.") from None
     if path.stat().st_size != end:
         raise ModelError(f"{path} is cut short: it has {path.stat().st_size:,} bytes of {end:,}. Copy it again.")
     return dict(header)

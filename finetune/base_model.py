@@ -1,4 +1,4 @@
-"""The base model: where it is, what it is, its tokenizer as we train and ship it, and how it is loaded for training."""
+"""The base model: where it is, what it is, its tokenizer's files, and how it is loaded for training."""
 
 import json
 import shutil
@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from export.artifacts import read_model_config, sha256_of_file, sha256_of_json
-from export.chat import Message, render
 from export.errors import ModelError, RecipeError
 from export.frozen import Frozen
-from export.loading import open_model, open_tokenizer
+from export.loading import open_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Qwen's own padding token; where it exists it pads, so that padding is never mistaken for the end of a turn.
-_PADDING = "<|endoftext|>"
 _SHORT_ROW_TOKENS = 128
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -101,24 +98,6 @@ def open_base(settings: ModelSettings) -> BaseModelSource:
     )
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The folder's tokenizer, with the token its chat template ends turns with as `eos_token`.
-
-    Qwen's base models name `<|endoftext|>` as their end, but their template ends turns with `<|im_end|>`: trained as
-    it comes, such a model never learns to stop. Padding uses a token that is not the turn end, so that the end is
-    never masked as padding. Raises ModelError when there is no chat template or it ends turns with plain text.
-    """
-    tokenizer = open_tokenizer(folder)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{folder} has no tokenizer.json: its tokenizer cannot say where in the text a token lies.")
-    if tokenizer.chat_template is None:
-        raise ModelError(f"{folder} has no chat template. Use an instruct or chat model, or add chat_template.jinja.")
-    tokenizer.eos_token = _turn_end(tokenizer, folder)
-    if tokenizer.pad_token in (None, tokenizer.eos_token):
-        tokenizer.pad_token = _padding_token(tokenizer, folder)
-    return tokenizer
-
-
 def load_for_training(base: BaseModelSource, *, four_bit: bool, longest_row_tokens: int) -> "PreTrainedModel":
     """The base model's weights in its computing type, or in NF4 with double quantization for QLoRA."""
     import torch
@@ -172,31 +151,6 @@ def guard_tied_embeddings(config: dict[str, object], targets: str | Sequence[str
             f"train.lora.targets names {' and '.join(tied)}, but this model's input embedding and head are one tied "
             "tensor, which LoRA cannot train in one place only. Leave them out, or use targets: all-linear."
         )
-
-
-def _turn_end(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> str:
-    """The special token that the template puts behind an assistant's words."""
-    words = "fieldtune looks for what follows these words"
-    turns = [Message(role="user", content="?"), Message(role="assistant", content=words)]
-    tail = render(tokenizer, turns, thinking=False, open_turn=False).rpartition(words)[2].strip()
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    first = tokenizer.convert_ids_to_tokens(ids[0]) if ids else None
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    if first is None or ids[0] not in special:
-        raise ModelError(
-            f"the chat template of {folder} ends an assistant's turn with {tail[:20]!r}, which is not a special token: "
-            "a model trained on it could not be stopped. Use a template such as ChatML (<|im_end|>)."
-        )
-    return str(first)
-
-
-def _padding_token(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> str:
-    others = [str(token) for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
-    if _PADDING in tokenizer.get_vocab():
-        return _PADDING
-    if others:
-        return others[0]
-    raise ModelError(f"{folder} has no special token besides its turn end to pad with; add {_PADDING!r}.")
 
 
 def _hash_files(folder: Path, *patterns: str) -> str:

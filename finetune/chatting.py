@@ -107,8 +107,8 @@ def _read_line() -> str | None:
 
 
 def _folder_partner(subject: Subject, thinking: bool) -> Partner:
+    from export.chat_tokenizer import load_tokenizer
     from export.engines import hf
-    from finetune.base_model import load_tokenizer
 
     tokenizer = load_tokenizer(subject.path)
     return Partner(

@@ -132,7 +132,7 @@ def _add_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     compare.add_argument("reference", type=Path, metavar="REFERENCE", help="a model folder or a .gguf file")
     compare.add_argument(
-        "artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files, GPTQ folders, model folders, adapters"
+        "artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files, GPTQ folders, model folders"
     )
     compare.add_argument("--data", required=True, metavar="ROWS", help="rows to measure on: a file, or a hub's dataset")
     compare.add_argument(
@@ -148,7 +148,12 @@ def _add_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="KEY=VALUE",
         help="override a key below data, check or gate, or seed, e.g. check.rows=500",
     )
-    compare.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="where the report goes")
+    compare.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the report goes (default: runs/compare-<the last artifact's name>)",
+    )
     compare.set_defaults(verb=_compare)
 
 
@@ -184,16 +189,18 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _compare(parsed: argparse.Namespace) -> int:
     from export.stage import locked
-    from finetune.comparing import compare_files, comparison_settings
+    from finetune.comparing import compare_files, comparison_settings, refuse_run_folder
     from finetune.terminal import quiet_libraries, say, show_report
 
     settings = comparison_settings(parsed.data, parsed.template, parsed.set)
     quiet_libraries()
-    with locked(parsed.out):
+    folder = parsed.out or Path("runs") / f"compare-{parsed.artifacts[-1].stem or parsed.artifacts[-1].name}"
+    refuse_run_folder(folder)
+    with locked(folder):
         report = compare_files(
-            parsed.reference, parsed.artifacts, settings, parsed.out, tokenizer=parsed.tokenizer, say=say
+            parsed.reference, parsed.artifacts, settings, folder, tokenizer=parsed.tokenizer, say=say
         )
-    show_report(report, parsed.out)
+    show_report(report, folder)
     return EXIT_STATUS_OF[report.verdict]
 
 

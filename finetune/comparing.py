@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from export.chat_tokenizer import load_tokenizer
 from export.checks._base import Items
 from export.compare import Gate, compare_against
 from export.errors import ModelError, RecipeError
@@ -18,7 +19,6 @@ from export.hardware import available_cores, environment
 from export.page import write_page
 from export.report import Report, write
 from export.subjects import Described, describe, shown_path, subject_at
-from finetune.base_model import load_tokenizer
 from finetune.data import DataSettings, usable_conversations
 from finetune.recipe import CheckSettings, validated
 from finetune.subjects import items_of
@@ -87,6 +87,12 @@ def compare_files(
     return report
 
 
+def refuse_run_folder(folder: Path) -> None:
+    """Raises RecipeError for the folder of a run, whose report a comparison would replace."""
+    if (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{folder} is a run's folder, with a report of its own. Choose another place with --out.")
+
+
 def _tokenizer_folder(reference: Path, named: Path | None) -> Path:
     """The folder whose tokenizer reads the rows."""
     if named is not None:
@@ -106,6 +112,8 @@ def _subjects(reference: Path, artifacts: Sequence[Path], folder: Path) -> tuple
     seen: set[Path] = set()
     for index, path in enumerate([reference, *artifacts]):
         subject = subject_at(path)
+        if index > 0 and subject.adapter is not None:
+            raise RecipeError(f"{path} is an adapter, which does not ship by itself. Merge it, and name the result.")
         if (lies_at := (subject.adapter or subject.path).resolve()) in seen:
             raise RecipeError(f"{path} is named twice. Name every file once.")
         seen.add(lies_at)

@@ -16,7 +16,7 @@ from export.stage import disk_is_full
 
 Hub = Literal["hf", "modelscope"]
 Kind = Literal["model", "dataset"]
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "README.md", "LICENSE")
 DATASET_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "README.md", "*.yaml")
 _REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifacts import MergeBase, ModelFolder
+from export.chat_tokenizer import load_tokenizer
 from export.engines.hf import quiet_gptqmodel
 from export.errors import ModelError
 from export.loading import open_model
-from finetune.base_model import BaseModelSource, copy_tokenizer, load_tokenizer
+from finetune.base_model import BaseModelSource, copy_tokenizer
 from finetune.methods._base import Adapter
 
 if TYPE_CHECKING:

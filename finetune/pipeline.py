@@ -22,6 +22,7 @@ from export.artifacts import (
 )
 from export.card import write_cards
 from export.chat import encode
+from export.chat_tokenizer import load_tokenizer
 from export.checks._base import Items, Measurement
 from export.compare import Comparison, compare_steps
 from export.errors import TrainingError
@@ -32,7 +33,7 @@ from export.page import write_page
 from export.report import Report, write
 from export.retained import RetainedShares, retained_in
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
-from finetune.base_model import BaseModelSource, load_tokenizer, open_base
+from finetune.base_model import BaseModelSource, open_base
 from finetune.data import Splits, identity, prepare
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
@@ -146,15 +147,14 @@ class Run:
 
     def _retained(self) -> RetainedShares:
         """How much of what fine-tuning changed each file kept."""
-        files = {model.subject: model for model in self.exports}
         inputs = {
             "base": self.base.sha256,
             "merged": self._merged_sha256,
-            **{f"artifact {subject}": model.sha256 for subject, model in files.items()},
+            **{f"artifact {model.subject}": model.sha256 for model in self.exports},
         }
 
         def work(out: Path) -> RetainedShares:
-            shares = retained_in(files, self.merged.folder, self.base.path)
+            shares = retained_in(self.exports, self.merged.folder, self.base.path, out)
             if self.merged.merged_onto == "nf4":
                 said = "the change is from the 16-bit base, and holds the rounding of the NF4 base that was merged onto"
                 shares = tuple(share.model_copy(update={"note": f"{said}; {share.note}"}) for share in shares)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from export.artifacts import read_model_config
@@ -12,7 +13,8 @@ from finetune import template
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings, read_rows
 from finetune.hub import is_on_a_hub, resolve_model
-from finetune.recipe import Recipe
+from finetune.recipe import CheckSettings, Recipe
+from finetune.safety import read_safety_rows
 
 T = TypeVar("T")
 ROWS_LOOKED_AT = 200
@@ -39,6 +41,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
     config = looked_at("model", lambda: _model_config(recipe.model))
     if config is not None:
         looked_at("train", lambda: recipe.train.check(config))
+    safety = looked_at("check.safety_items", lambda: _safety(recipe.check))
     exports = looked_at("export", lambda: _exports(recipe.export))
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -48,7 +51,15 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
         f"data: {recipe.data.path} {rows}",
         f"model: {recipe.model.name} {_LATER if config is None else _architectures(config)}",
         f"exports: {exports}",
+        *([safety] if safety else []),
     )
+
+
+def _safety(settings: CheckSettings) -> str | None:
+    if settings.safety_items is None:
+        return None
+    rows = read_safety_rows(Path(settings.safety_items).expanduser())
+    return f"safety items: {settings.safety_items} ({len(rows)} items)"
 
 
 def _mapper(settings: DataSettings) -> template.RowMapper:

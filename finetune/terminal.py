@@ -1,12 +1,14 @@
 """What a person reads on the terminal: progress lines, and the table at the end."""
 
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
 
 from export.compare import Comparison
 from export.report import Report, held_out_rows, scored_tokens, table
+from export.retained import Retained
 
 
 def say(line: str) -> None:
@@ -68,18 +70,26 @@ def _remarks(report: Report) -> list[str]:
             f"{subject.name}: {fallback.what}: asked {fallback.asked}, used {fallback.used} ({fallback.reason})"
             for fallback in subject.fallbacks
         ]
-    lines += [
-        f"{kept.subject}: kept {kept.share:.0%} of what fine-tuning changed (over {kept.weights:,} weights): start "
-        "from weights that were not quantized before, or use more bits"
-        for kept in report.retained
-        if kept.share < _LITTLE_KEPT
-    ]
+    lines += [line for kept in report.retained if (line := _kept(kept))]
     lines += [_undecided(c) if c.verdict == "cannot tell" else _judged(c) for c in report.comparisons if not _passed(c)]
     return lines
 
 
-# Rounding that is not drawn to the base keeps a share of 1 on average, whatever its size (`export.retained`).
-_LITTLE_KEPT = 0.9
+def _kept(kept: Retained) -> str | None:
+    """What is said of a file that does not hold the fine-tuning change once.
+
+    Rounding that is not drawn to the base keeps a share of 1 on average, whatever its size (`export.retained`).
+    """
+    if 0.9 <= kept.share <= 1.1:
+        return None
+    said = f"{kept.subject}: holds {kept.share:.2f} times what fine-tuning changed (over {kept.weights:,} weights)"
+    if math.isnan(kept.share):
+        return f"{kept.subject}: how much of the fine-tuning change it kept cannot be said: {kept.note}"
+    if kept.share > 1.1:
+        return f"{said}: was the adapter merged twice?"
+    if kept.share < 0.01:
+        return f"{said}: was it made from the base?"
+    return f"{said}: use more bits, or start from weights that were not quantized before"
 
 
 def _passed(comparison: Comparison) -> bool:

@@ -13,10 +13,10 @@ import pytest
 from export.checks._base import Items, Observation
 from export.compare import Gate, compare_against, overall
 from export.gate import Judged, judge
-from export.hardware import available_cores
 from export.measure import measure
 from export.subjects import Described, describe, subject_at
 from finetune.recipe import CheckSettings
+from finetune.terminal import quiet_libraries
 from tests.planted.defects import DEFECTS
 from tests.planted.training import ROWS, Trained, train
 
@@ -25,6 +25,8 @@ HONEST = ("gguf/f16", "gguf/q8_0", "gguf/q4_k_m", "gptq/4bit")
 MEASURES = CheckSettings.model_validate({"measures": {"exact_match": {"compare": "json"}}}).measures.steps()
 # Q8_0 is observed on all rows, and judged on as many of them for each seed
 OBSERVED_ROWS, DRAWN_ROWS, SEEDS = 450, 300, 20
+# llama.cpp's threads wait by spinning: on a machine that is busy two are many times slower than one
+THREADS = 1
 pytestmark = pytest.mark.slow
 
 
@@ -36,6 +38,7 @@ def made(tmp_path_factory) -> Trained:
 @pytest.fixture(scope="module")
 def judged(made, tmp_path_factory) -> Judged:
     """One judgement over the honest files and all broken ones, as `fieldtune compare` comes to it."""
+    quiet_libraries()
     place = tmp_path_factory.mktemp("broken")
     paths = {defect.file_name: defect.build(made, place / defect.file_name) for defect in DEFECTS}
     paths |= {name: made.exports[name].path for name in HONEST}
@@ -50,7 +53,7 @@ def judged(made, tmp_path_factory) -> Judged:
         tokenizer=made.merged.folder,
         compare=lambda measured: compare_against(measured, Gate(), REFERENCE, bits, seed=0),
         thinking=False,
-        threads=available_cores(),
+        threads=THREADS,
         say=print,
     )
 
@@ -93,7 +96,7 @@ def test_the_honest_q8_0_passes_under_twenty_seeds(made, tmp_path):
         (),
         tmp_path,
         tokenizer=made.merged.folder,
-        threads=available_cores(),
+        threads=THREADS,
         say=print,
     ).observations
     verdicts = {seed: _verdict_on_drawn_rows(observed, items, seed) for seed in range(SEEDS)}

@@ -1,6 +1,6 @@
 """Does the model still behave? The ways in which an answer is broken whatever was asked.
 
-Each is a share of good answers, and of the good ones an export may lose none (`export.compare`). Whether answers end
+Each is a share of good answers; what a lost one means is `export.compare`'s to say. Whether answers end
 at all is `stops`.
 """
 

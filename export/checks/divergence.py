@@ -23,13 +23,30 @@ class Divergence(Check):
             "kl_max": "max",
         }
         divergences = [item.kl for item in seen.items]
+        note = _basis(seen)
         numbers = [
-            measurement(name, seen.subject, divergences, unit="nats", higher_is_better=False, statistic=statistic)
+            measurement(
+                name,
+                seen.subject,
+                divergences,
+                unit="nats",
+                higher_is_better=False,
+                statistic=statistic,
+                note=note,
+            )
             for name, statistic in statistics.items()
         ]
         same = [[float(value) for value in item.same_top] for item in seen.items]
         numbers.append(measurement("same_top_token", seen.subject, same, unit="share", higher_is_better=True))
         return tuple(numbers)
+
+
+def _basis(seen: Observation) -> str:
+    """Over how much of the reference's distribution the divergence was computed."""
+    if seen.top_k is None or seen.tail_mass is None:
+        return ""
+    beyond = f"{seen.tail_mass:.1e}"
+    return f"over the reference's {seen.top_k:,} most probable tokens and one bin for the rest (mean mass {beyond})"
 
 
 step = Divergence

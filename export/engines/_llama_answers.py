@@ -21,30 +21,32 @@ class Answers(Frozen):
     """A file's vocabulary by llama.cpp's own account.
 
     `ids` are the token ids of each text, nothing added around it; `stop_ids` all that end a generation, those among
-    them that it knows by name; `end_of_sequence` and `end_of_turn` are -1 where there is none.
+    them that it knows by name; `whole_ids` are those of one more text, with what the file has
+    runtimes put around it; `end_of_sequence` and `end_of_turn` are -1 where there is none.
     """
 
     ids: tuple[tuple[int, ...], ...]
     stop_ids: tuple[int, ...]
     end_of_sequence: int
     end_of_turn: int
-    adds_tokens: bool
+    whole_ids: tuple[int, ...]
 
 
 class Question(Frozen):
-    """The file, and the texts to cut into tokens."""
+    """The file, the texts to cut into tokens, and one to cut as a runtime would that is given nothing but it."""
 
     path: Path
     texts: tuple[str, ...]
+    whole: str
 
 
-def ask(path: Path, texts: Sequence[str]) -> Answers:
+def ask(path: Path, texts: Sequence[str], *, whole: str) -> Answers:
     """Opens the GGUF file at `path` without its weights. Raises EngineError when llama.cpp refuses it, or breaks."""
     # without this, a process that aborts calls a debugger to print where it was
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryDirectory(prefix="fieldtune-") as folder:
         question, answers = Path(folder) / "question.json", Path(folder) / "answers.json"
-        question.write_text(Question(path=path, texts=tuple(texts)).model_dump_json(), encoding="utf-8")
+        question.write_text(Question(path=path, texts=tuple(texts), whole=whole).model_dump_json(), encoding="utf-8")
         # -P: a folder called export in the working directory is the user's, not this package
         command = [sys.executable, "-P", "-m", "export.engines._llama_answers", str(question), str(answers)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
@@ -73,7 +75,7 @@ def main() -> int:
                 stop_ids=vocabulary.stop_ids(),
                 end_of_sequence=end_of_sequence,
                 end_of_turn=end_of_turn,
-                adds_tokens=vocabulary.adds_tokens(),
+                whole_ids=tuple(vocabulary.tokenize(question.whole, add_around=True)),
             )
     except EngineError as error:
         print(error)

@@ -28,15 +28,15 @@ class Vocabulary:
         """Rows of the logits, padding included."""
         return int(self._library.llama_vocab_n_tokens(self._pointer))
 
-    def tokenize(self, text: str, *, parse_special: bool = True) -> list[int]:
-        """Token ids of `text`, with nothing added around it.
+    def tokenize(self, text: str, *, parse_special: bool = True, add_around: bool = False) -> list[int]:
+        """Token ids of `text`, with nothing added around it unless `add_around` asks for what the file names.
 
         `parse_special` reads `<|im_start|>` and its like as the tokens they name, as a rendered conversation needs.
         """
         data = text.encode()
-        # no token is shorter than one byte
-        ids = (ctypes.c_int32 * max(len(data), 1))()
-        count = self._library.llama_tokenize(self._pointer, data, len(data), ids, len(ids), False, parse_special)
+        # no token is shorter than one byte; one may be added at each end
+        ids = (ctypes.c_int32 * (len(data) + 2))()
+        count = self._library.llama_tokenize(self._pointer, data, len(data), ids, len(ids), add_around, parse_special)
         if count < 0:
             raise EngineError(f"llama.cpp could not tokenize a text of {len(data)} bytes.")
         return list(ids[:count])
@@ -69,11 +69,6 @@ class Vocabulary:
             int(self._library.llama_vocab_eos(self._pointer)),
             int(self._library.llama_vocab_eot(self._pointer)),
         )
-
-    def adds_tokens(self) -> bool:
-        """Whether the file asks runtimes to put a token in front of or behind every text."""
-        library = self._library
-        return bool(library.llama_vocab_get_add_bos(self._pointer) or library.llama_vocab_get_add_eos(self._pointer))
 
     def chat_template(self) -> str | None:
         """The Jinja source of the file's default chat template, or None when it has none."""

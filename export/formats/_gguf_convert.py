@@ -12,11 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from export.artifacts import Fallback
 from export.errors import ExportError
 from export.loading import open_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FLOAT16_MAX = 65504.0
 LAST_LINES = 6
@@ -47,6 +51,42 @@ def convert(
             said = " / ".join([str(error), *lines[-LAST_LINES:]])
             raise ExportError(f"llama.cpp's converter could not convert {folder}: {said}") from error
     return path, fallbacks
+
+
+class Converted(NamedTuple):
+    """What the converter makes of a model folder: the settings it would write, and its tensors by their names there."""
+
+    folder: Path
+    settings: dict[str, Any]
+    lazy: dict[str, Any]
+
+    def tensors(self) -> "Iterator[tuple[str, NDArray[np.float32]]]":
+        """Each tensor's name and weights, as a file in 32 bits would hold them, in its order; they are read once.
+
+        One is in memory at a time: a lazy tensor keeps what it was read as, and is dropped here.
+        """
+        from gguf.lazy import LazyNumpyTensor
+
+        for name in list(self.lazy):
+            yield name, LazyNumpyTensor.to_eager(self.lazy.pop(name))
+
+
+def converted(folder: Path) -> Converted:
+    """What a GGUF file of the folder should hold, without writing one. Raises ExportError as `convert` does."""
+    import gguf
+    import torch
+
+    with _captured_converter_log() as lines, torch.inference_mode():
+        try:
+            converter = _converter_type(folder)(folder, gguf.LlamaFileType.ALL_F32, folder / "none", model_name="")
+            converter.prepare_tensors()
+            converter.set_gguf_parameters()
+        except Exception as error:
+            said = " / ".join([str(error), *lines[-LAST_LINES:]])
+            raise ExportError(f"llama.cpp's converter could not read {folder}: {said}") from error
+    writer = converter.gguf_writer
+    settings = {key: value.value for part in writer.kv_data for key, value in part.items()}
+    return Converted(folder, settings, {name: t.tensor for part in writer.tensors for name, t in part.items()})
 
 
 def _range_fallback(folder: Path) -> tuple[Fallback, ...]:

@@ -169,8 +169,8 @@ def _sentence(report: Report, broken: Sequence[Finding], decisive: Sequence[Comp
     known = [count for count in rows if count is not None]
     settle = f" {about(max(known)).capitalize()} would settle it." if known and len(known) == len(rows) else ""
     stood_on = held_out_rows(report)
-    too_few = f"the {stood_on:,} held-out rows are" if stood_on is not None else "there are"
-    return f"{too_few[0].upper()}{too_few[1:]} too few to judge {_listed(failed)}.{settle}"
+    rows_there_are = f"The {stood_on:,} held-out rows" if stood_on is not None else "The held-out rows"
+    return f"{rows_there_are} are too few to judge {_listed(failed)}.{settle}"
 
 
 def _passed(report: Report, judged: Sequence[str], reference: str) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from export.artifacts import Fallback
-from export.compare import nominal_bits
 from export.formats.gptq import QuantizationRecord
 from export.page._tables import from_base_to_files
 from export.page._wording import NOT_MEASURED, plain, unit_of, with_error
 from export.page.details import Details
+from export.promises import promised
 from export.report import Report, SubjectRecord
 
 # A model of 32 layers falls back 32 times for one reason.
@@ -102,7 +102,7 @@ def _made(subject: SubjectRecord) -> MadeRow:
     return MadeRow(
         name=subject.name,
         path=subject.path,
-        nominal=str(nominal_bits(subject.name) or ""),
+        nominal=str(promised(subject.name).bits or "none promised"),
         bits_per_weight=f"{subject.bits_per_weight:.2f}",
         types=", ".join(f"{count:,}\u00a0×\u00a0{kind}" for kind, count in subject.tensor_types.items()),
         megabytes=f"{subject.size_bytes / 1e6:,.1f}",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from export.chat import Conversation, encode
+from export.chat_tokenizer import load_tokenizer
 from export.engines.hf import quiet_gptqmodel
 from export.errors import RecipeError, TrainingError
 from export.frozen import Frozen
@@ -26,7 +27,6 @@ from finetune.base_model import (
     copy_tokenizer,
     guard_tied_embeddings,
     load_for_training,
-    load_tokenizer,
 )
 from finetune.methods._base import Adapter, Method
 from finetune.progress import TrainingProgress, loss_points

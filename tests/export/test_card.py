@@ -21,7 +21,7 @@ from tests.export import tiny_models
 from tests.export.page_reports import FILES, findings, run_report
 
 EXPECTED = [f"answer {index}" for index in range(40)]
-NASTY = 'Answer `in` "JSON" | it\'s $HOME ```now```\n<b>你好</b>'
+NASTY = 'Answer `in` "JSON" | it\'s $HOME\n```\nnow\n```\n<b>你好</b>'
 
 
 @pytest.fixture(scope="module")

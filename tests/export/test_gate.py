@@ -8,7 +8,7 @@ from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
 from export.compare import Gate, compare_against
 from export.engines._base import Subject
-from export.errors import EngineError
+from export.errors import EngineError, MachineError
 from export.gate import judge
 from export.identity import Finding
 from export.measure import Candidate
@@ -28,9 +28,9 @@ CHECKS = (ExactMatch(), Stops())
 class _Recorded:
     """What `export.measure` keeps of an observed subject."""
 
-    def __init__(self, observation):
+    def __init__(self, observation, reference):
         self._observation = observation
-        self.reference = None
+        self.reference = reference
 
     def read(self):
         return self._observation
@@ -61,11 +61,14 @@ def judged(tmp_path, monkeypatch):
     """Judges two subjects against a reference, each of which does what it is told."""
 
     def run(observations, findings=(), checks=CHECKS):
-        def observed(candidate, given, reference, folder, say):
+        predictions = tmp_path / "tokenizer.json"  # any file: what is compared is told, not worked out
+        predictions.write_text("{}", encoding="utf-8")
+
+        def observed(candidate, given, reference, place, say):
             found = observations[candidate.subject.name]
             if isinstance(found, Exception):
                 raise found
-            return _Recorded(found)
+            return _Recorded(found, predictions)
 
         monkeypatch.setattr(measure, "_observed", observed)
         monkeypatch.setattr(
@@ -120,6 +123,23 @@ def test_a_file_whose_engine_breaks_fails_with_the_engines_words(judged):
     assert seen.verdicts == {"q8_0": "fail"}
     (finding,) = seen.findings
     assert (finding.what, finding.ok, finding.found) == ("file", False, "unknown architecture 'qwen9'")
+
+
+def test_a_machine_that_fails_does_not_fail_the_file(judged):
+    with pytest.raises(MachineError, match="out of memory"):
+        judged({"reference": _observation("reference"), "q8_0": MachineError("out of memory")})
+
+
+def test_a_reference_of_no_numbers_is_refused(judged):
+    broken = _observation("reference")
+    first = broken.items[0].model_copy(update={"finite": False})
+    with pytest.raises(EngineError, match="not finite on 1 of 400 rows"):
+        judged({"reference": broken.model_copy(update={"items": (first, *broken.items[1:])})})
+
+
+def test_names_that_become_one_without_slashes_keep_records_of_their_own(tmp_path):
+    places = measure._places(["model", "b/model", "b-model"], tmp_path)
+    assert len(set(places)) == 3
 
 
 def test_a_reference_that_cannot_be_run_is_an_error(judged):

@@ -141,7 +141,7 @@ def test_template_stop_ids_and_padding_survive(exported: Exported) -> None:
             assert vocabulary.chat_template() == tokenizer.chat_template
             assert vocabulary.end_of_turn_ids() == (tokenizer.eos_token_id, tokenizer.eos_token_id)
             assert set(vocabulary.stop_ids()) == {tokenizer.eos_token_id, tokenizer.pad_token_id}
-            assert not vocabulary.adds_tokens()
+            assert vocabulary.tokenize("a", add_around=True) == vocabulary.tokenize("a")
             assert len(vocabulary) == MODEL_VOCABULARY_SIZE > exported.vocabulary_size
 
 

@@ -12,17 +12,19 @@ import pytest
 
 from export import _identity_reading
 from export.chat import Conversation, Message, encode
+from export.checks._base import Item, Items
 from export.errors import ModelError
+from export.formats._gguf_convert import convert
 from export.identity import identify
 from export.loading import open_tokenizer
 from tests.export import tiny_models
 from tests.export.artifact_edits import Metadata, change_json, change_weights, pack_folder, rewrite_gguf
 from tests.export.chat_tokenizers import PLAIN, THINKING
-from tests.export.identity_cases import ROWS, Made, failed, findings, held_out, make, set_key
+from tests.export.identity_cases import ROWS, Made, failed, findings, held_out, make, quantized, set_key
 
 ALL_OF_A_GGUF = {
     *("file", "chat template", "token ids", "stop ids", "added tokens", "vocabulary", "tensor types"),
-    "tied embeddings",
+    *("tied embeddings", "settings", "weights"),
 }
 
 
@@ -189,7 +191,7 @@ PLANTED: dict[str, tuple[Callable[[Metadata], None], dict[str, str]]] = {
     ),
     "bos added": (
         lambda values: values.update({"tokenizer.ggml.bos_token_id": 5, "tokenizer.ggml.add_bos_token": True}),
-        {"added tokens": "add a token around every text"},
+        {"added tokens": "a plain text, 'a', becomes 5 "},
     ),
     "two special tokens swapped": (swap_specials, {"vocabulary": "2 ids with another text", "token ids": "<|im_"}),
     "vocabulary truncated": (truncate, {"vocabulary": "380 tokens; ", "token ids": "", "stop ids": "does not stop"}),
@@ -245,9 +247,6 @@ def test_held_out_rows_are_read_too(made: Made, tmp_path: Path, monkeypatch: pyt
     assert failed(path, made.folder) == {}
     found = failed(path, made.folder, items=held_out(made.folder, "hello", *ROWS))["token ids"]
     assert "the first is 'held-out row 3'" in found.note
-    talk = Conversation(messages=(Message(role="user", content=ROWS[1]), Message(role="assistant", content="好的,好")))
-    found = failed(path, made.folder, conversations=[talk])["token ids"]
-    assert "held-out conversation 1" in found.note
 
 
 def test_an_answer_that_begins_with_white_space_is_no_mismatch_of_the_file(made: Made) -> None:
@@ -257,7 +256,9 @@ def test_an_answer_that_begins_with_white_space_is_no_mismatch_of_the_file(made:
     assert encode(tokenizer, talk).ids != _identity_reading.ids_of(
         tokenizer, _identity_reading.render(tokenizer, talk.messages, thinking=False, open_turn=False)
     )
-    assert failed(made.f16, made.folder, conversations=[talk]) == {}
+    ids = encode(tokenizer, talk).ids
+    items = Items(items=(Item(ids=ids, scored=(), prompt=ids[:4], answer="x"),), vocabulary_size=512, max_new_tokens=4)
+    assert failed(made.f16, made.folder, items=items) == {}
 
 
 def test_training_that_reads_otherwise_than_the_template_is_found(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,8 +324,8 @@ def test_a_folder_whose_matrices_are_too_short_is_found(made: Made, folder: Path
     assert f"{name} has 300 rows" in failed(folder, made.folder)["vocabulary"].found
 
 
-def test_a_folder_that_adds_tokens_is_found(made: Made, folder: Path) -> None:
-    token = ids_of(made)["<|endoftext|>"]
+def add_endoftext(folder: Path, token: int) -> None:
+    """Makes a folder's tokenizer put <|endoftext|> in front of every text."""
 
     def sequence(name: str) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": 0}}
@@ -339,6 +340,116 @@ def test_a_folder_that_adds_tokens_is_found(made: Made, folder: Path) -> None:
 
     change_json(folder / "tokenizer.json", add)
     change_json(folder / "tokenizer_config.json", lambda c: c.update(tokenizer_class="TokenizersBackend"))
+
+
+def test_what_is_added_to_a_text_is_what_the_reference_adds(made: Made, folder: Path, tmp_path: Path) -> None:
+    token = ids_of(made)["<|endoftext|>"]
+    add_endoftext(folder, token)
     found = failed(folder, made.folder)
-    assert "added tokens" in found
     assert "<|endoftext|>" in found["added tokens"].found
+    assert failed(Path(shutil.copytree(folder, tmp_path / "same")), folder) == {}
+    adding = {"tokenizer.ggml.bos_token_id": token, "tokenizer.ggml.add_bos_token": True}
+    file = rewrite_gguf(made.f16, tmp_path / "x-f16.gguf", lambda values: values.update(adding))
+    assert failed(file, folder) == {}
+    assert set(failed(file, made.folder)) == {"added tokens"}
+    found = failed(made.f16, folder)
+    assert set(found) == {"added tokens"}
+    assert "<|endoftext|>" in found["added tokens"].expected
+
+
+# --- a base model as the reference: its template ends turns with one token, its files name another
+
+
+@pytest.fixture
+def base(folder: Path, made: Made) -> Path:
+    """A copy that is what Qwen's base models are."""
+    change_json(folder / "tokenizer_config.json", lambda c: c.update(eos_token="<|endoftext|>"))
+    for name in ("generation_config.json", "config.json"):
+        change_json(folder / name, lambda c: c.update(eos_token_id=ids_of(made)["<|endoftext|>"]))
+    return folder
+
+
+def test_an_exact_copy_of_a_base_model_passes_and_its_end_is_said(made: Made, base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "exact"))
+    items = held_out(made.folder, *ROWS)
+    found = findings(copy, base, items=items)
+    assert [finding for finding in found.values() if not finding.ok] == []
+    assert "<|im_end|>" in found["stop ids"].note
+    assert "neither it nor the reference stops" in found["stop ids"].note
+    end = ids_of(made)["<|endoftext|>"]
+
+    def of_base(values: Metadata) -> None:
+        values.update({"tokenizer.ggml.eos_token_id": end, "tokenizer.ggml.eot_token_id": end})
+
+    found = findings(rewrite_gguf(made.f16, tmp_path / "x-f16.gguf", of_base), base, items=items)
+    assert [finding for finding in found.values() if not finding.ok] == []
+    assert "it stops at the turn's end" in found["stop ids"].note
+
+
+def test_a_file_that_stops_at_the_turn_end_is_no_worse_than_its_base(made: Made, base: Path) -> None:
+    found = findings(made.f16, base)
+    assert [finding for finding in found.values() if not finding.ok] == []
+    assert "too, at which the reference does not" in found["stop ids"].note
+    assert failed(made.folder, base) == {}
+
+
+def test_another_end_than_the_bases_is_still_found(made: Made, base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "exact"))
+    change_json(copy / "tokenizer_config.json", lambda c: c.update(eos_token="<|im_start|>"))
+    assert "end of sequence is" in failed(copy, base)["stop ids"].found
+    change_json(copy / "generation_config.json", lambda c: c.update(eos_token_id=7))
+    assert "it does not stop at" in failed(copy, base)["stop ids"].found
+
+
+def test_a_reference_whose_template_refuses_everything_says_why(made: Made, folder: Path) -> None:
+    refusing = "{%- if messages|length > 0 %}{{ raise_exception('nothing is good enough') }}{% endif -%}"
+    (folder / "chat_template.jinja").write_text(refusing, encoding="utf-8")
+    with pytest.raises(ModelError, match="nothing is good enough"):
+        identify("s", made.f16, "llama_cpp", folder)
+    # one that refuses all but what is asked to find the turn's end
+    (folder / "chat_template.jinja").write_text(
+        "{%- if messages[0].content != '?' and messages[0].role %}{{ raise_exception('only ?') }}{% endif -%}"
+        + tiny_models.CHAT_TEMPLATE,
+        encoding="utf-8",
+    )
+    with pytest.raises(ModelError, match=r"refuses the turns user, assistant: only \?"):
+        identify("s", made.f16, "llama_cpp", folder)
+
+
+# --- its settings and its weights
+
+
+def test_a_file_says_what_was_looked_at(made: Made) -> None:
+    assert "no engine has run it" in findings(made.folder, made.folder)["file"].found
+    assert "its weights were not run" in findings(made.f16, made.folder)["file"].found
+
+
+def test_words_of_a_publishers_own_in_a_config_are_no_settings(made: Made, folder: Path) -> None:
+    change_json(folder / "config.json", lambda c: c.update(unsloth_fixed=True, initializer_range=0.5))
+    assert failed(folder, made.folder) == {}
+    change_json(folder / "config.json", lambda c: c.update(max_position_embeddings=64, rms_norm_eps=1e-3))
+    found = failed(folder, made.folder)
+    assert set(found) == {"settings"}
+    assert "max_position_embeddings is 64 and not 1024; rms_norm_eps is 0.001" in found["settings"].found
+
+
+def test_a_tensor_of_zeros_is_like_another_and_unlike_the_rest(tmp_path: Path) -> None:
+    made = make(tmp_path, architecture="qwen2")
+    name = "model.layers.0.self_attn.k_proj.bias"
+    copy = Path(shutil.copytree(made.folder, tmp_path / "zeroed"))
+    change_weights(copy, lambda tensors: tensors[name].zero_())
+    for reference, path in ((copy, made.folder), (made.folder, copy), (copy, made.f16)):
+        found = failed(path, reference)
+        assert set(found) == {"weights"}, (reference, path)
+    assert failed(Path(shutil.copytree(copy, tmp_path / "same")), copy) == {}
+    assert failed(quantized(convert(copy, "x", copy)[0], "q8_0", copy), copy) == {}
+
+
+@pytest.mark.parametrize("kind", ["f16", "q4_k_m", "gptq-4bit", "folder"])
+def test_one_scaled_matrix_is_found(made: Made, folder: Path, tmp_path: Path, kind: str) -> None:
+    change_weights(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(1.5))
+    path = {"f16": made.f16, "q4_k_m": made.q4_k_m, "folder": made.folder}.get(kind)
+    found = failed(path or pack_folder(made.folder, tmp_path / kind), folder)
+    assert set(found) == {"weights"}
+    assert found["weights"].found.startswith("1 of 2")
+    assert ("up_proj" if kind in ("folder", "gptq-4bit") else "ffn_up") in found["weights"].found

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from export._gguf_reading import GgufContent, StoredTensor, read_gguf, read_tensors, rows_of
-from export._identity_weights import gguf_types_finding, promised_bits, promised_type, relative_difference
+from export._identity_weights import allowed_by_rounding, gguf_types_finding, relative_difference
 from export.formats.gguf import FILE_TYPES
 from export.formats.gptq import RECORD, CalibrationRecord, QuantizationRecord, row_sha256
+from export.promises import promised
 from tests.export import tiny_models
 from tests.export.artifact_edits import Weights, change_json, change_weights, pack_folder, rewrite_gguf
 from tests.export.chat_tokenizers import PLAIN
@@ -51,12 +52,12 @@ def test_two_bits_sold_as_four_are_found(made: Made, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file_type", FILE_TYPES)
 def test_every_file_type_passes_as_itself_and_as_no_better_one(made: Made, tmp_path: Path, file_type: str) -> None:
     content = read_gguf(quantized(made.f16, file_type, tmp_path))
-    found = gguf_types_finding("s", content, file_type)
+    found = gguf_types_finding("s", content, promised(file_type))
     assert found.ok, found
     assert found.expected.startswith(f"{file_type}, by the name")
     content.metadata.pop("general.file_type")
     better = {"q8_0": "f16", "q6_k": "q8_0", "q5_k_m": "q6_k"}.get(file_type, "q5_1" if file_type < "q5" else "q6_k")
-    assert not gguf_types_finding("s", content, better).ok
+    assert not gguf_types_finding("s", content, promised(better)).ok
 
 
 def test_a_large_embedding_does_not_hide_layers_of_fewer_bits() -> None:
@@ -66,7 +67,7 @@ def test_a_large_embedding_does_not_hide_layers_of_fewer_bits() -> None:
         return StoredTensor(name, stored_as, rows * 256, 256, int(rows * 32 * bits), Path(), 0)
 
     matrices = stored("token_embd.weight", "q8_0", 430, 8.5), stored("blk.0.ffn_up.weight", "q2_k", 570, 2.625)
-    found = gguf_types_finding("s", GgufContent({"general.file_type": 15}, matrices), "q4_k_m")
+    found = gguf_types_finding("s", GgufContent({"general.file_type": 15}, matrices), promised("q4_k_m"))
     assert not found.ok
     assert "57% of its weights are stored in fewer bits (q2_k 100%); 5.15 bits per weight" in found.found
 
@@ -86,28 +87,16 @@ def test_a_file_that_names_no_type_is_described(made: Made, tmp_path: Path) -> N
     assert "neither the name nor the metadata" in found.note
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("model-q4_k_m", "q4_k_m"),
-        ("Qwen2.5-0.5B-Instruct-Q4_K_M", "q4_k_m"),
-        ("qwen_q8_0", "q8_0"),
-        ("model.IQ4_XS", "iq4_xs"),
-        ("model-f16", "f16"),
-        ("Qwen3-0.6B-UD-Q4_K_XL", None),
-        ("model", None),
-    ],
-)
-def test_what_a_name_promises(name: str, expected: str | None) -> None:
-    assert promised_type(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("gptq-4bit", 4), ("Qwen-7B-Chat-Int8", 8), ("gptq/3bit", 3), ("x-4-bit", 4), ("x-0.5B", None), ("print4", None)],
-)
-def test_what_a_folders_name_promises(name: str, expected: int | None) -> None:
-    assert promised_bits(name) == expected
+@pytest.mark.parametrize("name", ["Q4_K", "Q4_K_L", "UD-Q4_K_XL", "4bit"])
+def test_bits_that_are_promised_without_a_type_are_held_to(made: Made, tmp_path: Path, name: str) -> None:
+    sold = quantized(made.f16, "q2_k", tmp_path, name=name)
+    for path in (sold, rewrite_gguf(sold, tmp_path / f"lying-{name}.gguf", set_key("general.file_type", 15))):
+        found = failed(path, made.folder)
+        assert set(found) == {"tensor types"}
+        assert "of its weights are stored in fewer bits (q2_k" in found["tensor types"].found
+        assert found["tensor types"].expected == "4 bits, by the name: 4 bits per weight or more"
+    shutil.copyfile(made.q4_k_m, sold)
+    assert failed(sold, made.folder) == {}
 
 
 @pytest.mark.parametrize("file_type", FILE_TYPES)
@@ -119,7 +108,7 @@ def test_rounding_moves_a_matrix_by_what_is_allowed_for(made: Made, tmp_path: Pa
         if tensor.rows > 1 and tensor.stored_as not in ("f32", "f16", "q1_0", "q2_0"):
             pair = rows_of(tensor, 0, tensor.rows), rows_of(before[tensor.name], 0, tensor.rows)
             found = relative_difference([pair])
-            assert 0 < found < 2 * 2 ** (1 - tensor.bits_per_weight)
+            assert 0 < found < allowed_by_rounding(tensor.bits_per_weight)
 
 
 # --- head and embedding
@@ -197,10 +186,25 @@ def test_scales_of_another_shape_are_found(made: Made, packed: Path) -> None:
     assert name in failed(packed, made.folder)["tensor types"].found
 
 
-def test_a_folder_sold_as_quantized_that_is_not_is_found(made: Made, folder: Path) -> None:
-    found = failed(folder, made.folder, promised="4bit")
+@pytest.mark.parametrize("sold_as", ["4bit", "my-w4a16-model", "f32"])
+def test_a_folder_sold_as_what_it_is_not_is_found(made: Made, folder: Path, sold_as: str) -> None:
+    found = failed(folder, made.folder, promised=sold_as)
     assert set(found) == {"tensor types"}
     assert "in bf16" in found["tensor types"].found
+    assert failed(folder, made.folder, promised="model-BF16") == {}
+
+
+@pytest.mark.parametrize("size", [None, "128", 0, True])
+def test_a_group_size_that_is_none_is_found(made: Made, packed: Path, size: object) -> None:
+    change_json(packed / "config.json", lambda c: c["quantization_config"].update(group_size=size))
+    found = failed(packed, made.folder)
+    assert set(found) == {"file"}
+    assert f"group_size is {size!r}" in found["file"].found
+
+
+def test_a_quantization_config_that_is_no_mapping_is_found(made: Made, packed: Path) -> None:
+    change_json(packed / "config.json", lambda c: c.update(quantization_config=["gptq"]))
+    assert "no mapping" in failed(packed, made.folder)["file"].found
 
 
 def test_another_quantization_is_said_and_not_judged(made: Made, packed: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from export import observe as observe_module
 from export.checks._base import Item, Items
 from export.engines._base import Generation, Subject
-from export.errors import EngineError
+from export.errors import EngineError, MachineError
 from export.observe import Observed, Request, main, observe
 from export.stage import run_stage
 from tests.export import tiny_models
@@ -38,18 +38,19 @@ def _request(tmp_path, *, engine, path, tokenizer=None):
     )
 
 
-def _fails(tmp_path, request):
+def _fails(tmp_path, request, kind=EngineError):
     """The error of observing as a stage; whatever it was, nothing of the stage may be left."""
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(EngineError) as failed:
         run_stage(tmp_path / "seen", "check", {}, lambda out: observe(request, out, print), Observed, lambda line: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert type(failed.value) is kind
     return str(failed.value)
 
 
 def test_a_missing_file_is_named_in_the_last_words(tmp_path):
     said = _fails(tmp_path, _request(tmp_path, engine="llama_cpp", path=tmp_path / "missing.gguf"))
-    assert said.startswith("the subject could not be measured. Its process ended with 1; it last said:")
+    assert said.startswith("the subject could not be measured. Its process ended with 3; it last said:")
     assert "missing.gguf" in said
     assert "Traceback" not in said
 
@@ -57,7 +58,7 @@ def test_a_missing_file_is_named_in_the_last_words(tmp_path):
 def test_a_bug_in_the_process_ends_in_its_own_message(tmp_path):
     request = _request(tmp_path, engine="llama_cpp", path=tmp_path / "x.gguf")
     request.items.write_text('{"items": 3}', encoding="utf-8")
-    said = _fails(tmp_path, request)
+    said = _fails(tmp_path, request, MachineError)
     assert "ended with 1" in said
     assert "Field required" in said
 
@@ -70,6 +71,14 @@ def test_a_process_that_is_killed_says_by_what(tmp_path, monkeypatch):
     said = _fails(tmp_path, _request(tmp_path, engine="hf", path=tmp_path))
     assert f"was killed by signal {int(signal.SIGSEGV)}" in said
     assert "loading the weights" in said
+
+
+def test_a_process_that_the_system_ends_for_its_memory_is_not_the_artifacts_fault(tmp_path, monkeypatch):
+    interpreter = tmp_path / "interpreter"
+    interpreter.write_text("#!/bin/sh\nkill -KILL $$\n", encoding="utf-8")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    assert "out of memory" in _fails(tmp_path, _request(tmp_path, engine="hf", path=tmp_path), MachineError)
 
 
 def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tmp_path, monkeypatch):

@@ -365,8 +365,12 @@ def test_worst_rows_are_the_lost_ones_then_the_most_divergent(failed):
     assert shown[len(changed) :] == others[: 8 - len(changed)]
 
 
-@given(st.text("ab 你<\n", max_size=60), st.text("ab 你<\n", max_size=60), st.integers(5, 80))
-def test_side_by_side_shows_a_window_of_both_answers_with_their_first_difference(first, second, characters):
+TEXTS = st.text("ab 你<\n", max_size=60)
+
+
+@given(TEXTS, TEXTS, TEXTS, st.integers(5, 80))
+def test_side_by_side_shows_a_window_of_both_answers_with_their_first_difference(common, one, other, characters):
+    first, second = common + one, common + other
     shown = side_by_side(first, second, characters)
     for text, whole in zip(shown, (first, second), strict=True):
         seen = "".join(passage.text for passage in text.passages)

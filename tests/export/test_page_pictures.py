@@ -29,6 +29,9 @@ parent.postMessage({
   scroll: document.documentElement.scrollWidth,
   beyond: beyond.slice(0, 5).map(e => e.outerHTML.slice(0, 200)),
   widest_box: Math.max(0, ...boxes.map(e => e.getBoundingClientRect().right)),
+  clipped: [...document.querySelectorAll("main *:not(svg, svg *, .visually-hidden)")].filter(
+    e => getComputedStyle(e).overflowX === "hidden" && e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1
+  ).slice(0, 5).map(e => e.outerHTML.slice(0, 200)),
   requests: performance.getEntriesByType("resource").map(e => e.name),
   ground: getComputedStyle(document.body).backgroundColor,
   smallest_text: Math.min(...[...document.querySelectorAll("main *:not(svg *)")].map(
@@ -105,6 +108,7 @@ def test_nothing_sticks_out_sideways(browser, pages, tmp_path, name, width):
     measured = _measured(browser, tmp_path, pages / f"{name}-measured.html", width)
     assert measured["width"] == width
     assert measured["beyond"] == []
+    assert measured["clipped"] == []
     assert measured["scroll"] <= width
     assert measured["widest_box"] <= width
     assert measured["smallest_text"] >= 12

@@ -211,11 +211,32 @@ def test_a_runs_artifacts_are_all_looked_at(case: Tuned, tmp_path: Path) -> None
         )
         for name, path in {**files, "gptq/8bit": pack_folder(case.merged, tmp_path / "packed", bits=8)}.items()
     }
-    found = retained_in(made, case.merged, case.base)
+    found = retained_in(list(made.values()), case.merged, case.base, tmp_path)
     assert [share.subject for share in found] == list(made)
     assert [share.share for share in found] == pytest.approx([1, 1, 1], abs=0.02)
-    (alone,) = retained_in({"gptq/8bit": made["gptq/8bit"]}, case.merged, case.base)
+    (alone,) = retained_in([made["gptq/8bit"]], case.merged, case.base, tmp_path)
     assert alone == found[2]
+
+
+def test_an_artifact_that_cannot_be_read_says_why_and_stops_nothing(case: Tuned, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(case.merged_gguf.read_bytes()[:-1000])
+    models = [
+        QuantizedModel(
+            folder=path.parent,
+            subject=name,
+            file_name=path.name,
+            engine="llama_cpp",
+            size_bytes=1,
+            bits_per_weight=1,
+            sha256="",
+        )
+        for name, path in {"gguf/f16": case.merged_gguf, "gguf/q8_0": cut}.items()
+    ]
+    whole, broken = retained_in(models, case.merged, case.base, tmp_path)
+    assert whole.share == pytest.approx(1)
+    assert math.isnan(broken.share)
+    assert "cut.gguf" in broken.note
 
 
 # --- folders

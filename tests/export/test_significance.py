@@ -29,6 +29,35 @@ def test_mcnemar_is_the_sum_of_the_tables_that_are_no_likelier(lost, gained):
     assert significance.chance_of_loss_by_flips(PairedTable(7, lost, gained, 0)) == pytest.approx(one_sided)
 
 
+@pytest.mark.parametrize(
+    ("others", "tests"),
+    [
+        ([], 1),
+        ([0, 3, 6], 1),  # 1 in 64 at the least: too few rows differ to reject at 0.01
+        ([7], 2),  # 1 in 128
+        ([7, 7], 2),  # with three tests at 0.01 / 2 the others could not reject
+        ([8, 8], 3),
+        ([math.inf] * 5, 6),
+        ([math.inf, 0, 0, 0, 0], 2),
+    ],
+)
+def test_the_level_is_shared_among_the_tests_that_can_reject(others, tests):
+    assert significance.shared_level(0.01, others) == 0.01 / tests
+
+
+def test_tests_at_the_shared_level_err_together_no_more_than_allowed():
+    # exactly: independent tests where nothing changed, each rejecting what its own number of differing rows may show
+    generator = np.random.default_rng(9)
+    for _ in range(300):
+        rows = generator.integers(0, 14, generator.integers(1, 8)).tolist()
+        kept = 1.0
+        for place, flips in enumerate(rows):
+            level = significance.shared_level(0.01, rows[:place] + rows[place + 1 :])
+            tails = [sum(math.comb(flips, k) for k in range(lost, flips + 1)) / 2**flips for lost in range(flips + 1)]
+            kept *= 1 - max([tail for tail in tails if tail <= level], default=0)
+        assert 1 - kept <= 0.01
+
+
 def test_exchanging_rows_is_the_sum_over_all_coins():
     generator = np.random.default_rng(0)
     smaller = generator.exponential(size=10)

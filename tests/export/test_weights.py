@@ -25,6 +25,15 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
         weight_facts(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"12345", b"<!DOCTYPE html><html>not found</html>", b"\x08" + b"\0" * 7 + b"[1, 2] "]
+)
+def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"is no safetensors file|cut short"):
+        weight_facts(tmp_path)
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no safetensors"):
         weight_facts(tmp_path)

@@ -271,7 +271,7 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
 
 
 def test_training_sees_the_turn_end_and_nothing_of_the_prompt(work, model):
-    from finetune.base_model import load_tokenizer
+    from export.chat_tokenizer import load_tokenizer
     from finetune.methods.sft import IGNORED, Sft
 
     tokenizer = load_tokenizer(model)

@@ -79,6 +79,22 @@ def test_what_cannot_be_compared_says_why(rows, model, tmp_path, capsys, argumen
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_runs_report_is_never_replaced(rows, model, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").touch()
+    assert _compare(model, model, "--data", rows, "--out", "run") == cli.EXIT_ERROR
+    assert "with a report of its own" in capsys.readouterr().err
+
+
+def test_an_adapter_does_not_ship(rows, model, tmp_path, capsys):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"base_model_name_or_path": str(model)}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert _compare(model, adapter, "--data", rows) == cli.EXIT_ERROR
+    assert "Merge it" in capsys.readouterr().err
+
+
 def test_settings_are_those_of_a_recipe():
     settings = comparison_settings("odd name.jsonl", "chat_messages", ["gate.below_6_bits.kl_mean=0.5", "seed=3"])
     assert settings.gate.below_6_bits.kl_mean == 0.5

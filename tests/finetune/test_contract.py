@@ -53,7 +53,7 @@ def test_what_ships_says_what_the_merged_model_says(tmp_path, start_in_folder, a
 
 
 def _open(folder):
-    from finetune.base_model import load_tokenizer
+    from export.chat_tokenizer import load_tokenizer
 
     size = len(load_tokenizer(folder))
     return hf.load(Subject(name=folder.name, engine="hf", path=folder), vocabulary_size=size, threads=1)
@@ -61,7 +61,7 @@ def _open(folder):
 
 def _held_out_ids(run):
     from export.chat import encode
-    from finetune.base_model import load_tokenizer
+    from export.chat_tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(run / "merged")
     conversations = list(read_conversations(run / "data/held_out.jsonl"))[:6]

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from export.chat_tokenizer import load_tokenizer
 from export.errors import ModelError, RecipeError
-from finetune.base_model import ModelSettings, guard_tied_embeddings, load_tokenizer, open_base
+from finetune.base_model import ModelSettings, guard_tied_embeddings, open_base
 from finetune.merge import merge
 from finetune.methods._base import Adapter
 

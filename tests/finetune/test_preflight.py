@@ -53,6 +53,12 @@ def test_template_data_model_and_exports_are_looked_at(work):
     assert lines[1] == f"data: {work / 'rows.jsonl'} (all 40 rows fit the template)"
 
 
+def test_safety_items_are_read_before_anything_is_trained(work):
+    assert _problems(work, "check.safety_items=./nowhere.jsonl")[1].strip().startswith("check.safety_items:")
+    write(work / "safety.jsonl", [{"prompt": "How much?", "safe": "doctor"}])
+    assert _inspect(work, "check.safety_items=safety.jsonl")[-1].endswith("safety.jsonl (1 items)")
+
+
 def test_no_hub_is_asked(work):
     lines = _inspect(work, "model.name=owner/name", "model.revision=main", "data.path=hf:owner/rows")
     assert sum("on a hub" in line for line in lines) == 2

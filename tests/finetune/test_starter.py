@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+from export.chat_tokenizer import load_tokenizer
 from finetune import data, recipe
-from finetune.base_model import load_tokenizer
 from finetune.grammar import load_grammar
 from finetune.shipped import folder
 from finetune.starter.corpus import documents

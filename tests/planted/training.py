@@ -12,14 +12,16 @@ import pytest
 
 from export.artifacts import ModelFolder, QuantizedModel
 from export.chat import Conversation
+from export.chat_tokenizer import load_tokenizer
 from export.checks._base import Items
 from finetune import recipe as recipes
-from finetune.base_model import BaseModelSource, load_tokenizer
+from finetune.base_model import BaseModelSource
 from finetune.methods._base import Adapter
 from finetune.methods.sft import Sft
 from finetune.pipeline import Run
 from finetune.recipe import CheckSettings
 from finetune.subjects import items_of
+from finetune.terminal import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "finetune/starter/model"
@@ -55,6 +57,7 @@ class Trained(NamedTuple):
 
 def train(folder: Path) -> Trained:
     """Runs the quickstart's stages up to the exports, in `folder`."""
+    quiet_libraries()  # as the command does
     base = _base_with_default_prompt(folder / "base")
     recipe = recipes.load(ROOT / "recipes/quickstart.yaml", [f"model.name={base}", *SETTINGS])
     run = Run(recipe, folder / "run", say=print)
