@@ -41,7 +41,13 @@ _INDEX = "model.safetensors.index.json"
 
 
 def folder_findings(
-    subject: str, path: Path, reference: Reference, held_out: "Sequence[str]", promise: Promise
+    subject: str,
+    path: Path,
+    reference: Reference,
+    held_out: "Sequence[str]",
+    promise: Promise,
+    *,
+    compare_weights: bool,
 ) -> "tuple[Finding, ...]":
     """Everything that is looked at in a folder. Raises ModelError when it cannot be opened or is not complete.
 
@@ -64,7 +70,7 @@ def folder_findings(
             folder_types_finding(subject, tensors, reference, promise.bits),
             folder_tied_finding(subject, tensors, config, reference),
             folder_settings_finding(subject, path, reference),
-            folder_weights_finding(subject, tensors, reference),
+            *([folder_weights_finding(subject, tensors, reference)] if compare_weights else []),
             *_calibration_finding(subject, path, tensors, held_out),
         )
 

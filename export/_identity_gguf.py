@@ -16,7 +16,9 @@ from export.formats._gguf_convert import Converted, converted
 from export.promises import Promise
 
 
-def gguf_findings(subject: str, path: Path, reference: Reference, promise: Promise) -> tuple[Finding, ...]:
+def gguf_findings(
+    subject: str, path: Path, reference: Reference, promise: Promise, *, compare_weights: bool
+) -> tuple[Finding, ...]:
     """Everything that is looked at in a GGUF file. Raises ModelError or EngineError when it cannot be opened."""
     content = read_gguf(path)
     if not any(tensor.rows > 1 for tensor in content.tensors):
@@ -37,7 +39,7 @@ def gguf_findings(subject: str, path: Path, reference: Reference, promise: Promi
         gguf_types_finding(subject, content, promise),
         gguf_tied_finding(subject, content, reference),
         gguf_settings_finding(subject, content.metadata, known, why),
-        gguf_weights_finding(subject, content, known, why),
+        *([gguf_weights_finding(subject, content, known, why)] if compare_weights else []),
         *_importance_finding(subject, content.metadata),
     )
 

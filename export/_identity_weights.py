@@ -298,9 +298,9 @@ def _compared(subject: str, difference: float, bits: tuple[float, float], head: 
     return _tied(subject, difference <= allowed, found, expected, "the shared matrix is stored a second time")
 
 
-def allowed_by_rounding(bits: float) -> float:
+def allowed_by_rounding(bits: float, factor: float = 1.0) -> float:
     """How far rounding to that many bits may move a tensor, as a share of its size: less than zeroing it would."""
-    return min(_LARGEST_ALLOWED, _ROUNDING_ALLOWED * float(max(_SIXTEEN_BIT_ERROR, 2.0 ** (1 - bits))))
+    return min(_LARGEST_ALLOWED, factor * _ROUNDING_ALLOWED * float(max(_SIXTEEN_BIT_ERROR, 2.0 ** (1 - bits))))
 
 
 def _tied(subject: str, ok: bool, found: str, expected: str, note: str = "") -> Finding:

@@ -59,7 +59,14 @@ def judge(
     """
     candidates = [subject.candidate for subject in subjects]
     _check_reference(candidates[0], tokenizer, items, thinking)
-    findings = [finding for c in candidates if c.ships for finding in _identity(c, tokenizer, items, thinking)]
+    reference = candidates[0].subject
+    is_the_model = reference.path == tokenizer and reference.adapter is None
+    findings = [
+        finding
+        for candidate in candidates
+        if candidate.ships
+        for finding in _identity(candidate, tokenizer, items, thinking, compare_weights=is_the_model)
+    ]
     for finding in findings:
         if not finding.ok:
             say(f"{finding.subject}: {finding.what}: found {finding.found}; expected {finding.expected}")
@@ -77,16 +84,30 @@ def judge(
     )
 
 
-def _identity(candidate: Candidate, tokenizer: Path, items: Items, thinking: bool) -> tuple[Finding, ...]:
+def _identity(
+    candidate: Candidate, tokenizer: Path, items: Items, thinking: bool, *, compare_weights: bool
+) -> tuple[Finding, ...]:
     subject = candidate.subject
-    return identify(subject.name, subject.path, subject.engine, tokenizer, items, thinking=thinking)
+    return identify(
+        subject.name,
+        subject.path,
+        subject.engine,
+        tokenizer,
+        items,
+        thinking=thinking,
+        compare_weights=compare_weights,
+    )
 
 
 def _check_reference(reference: Candidate, tokenizer: Path, items: Items, thinking: bool) -> None:
     """Raises ModelError when the reference does not read what `tokenizer` writes: every artifact would be blamed."""
     if reference.subject.engine != "llama_cpp":
         return  # a folder is read with its own tokenizer, or with one that was named for it
-    wrong = [f for f in _identity(reference, tokenizer, items, thinking) if not f.ok and f.what in _OF_READING]
+    wrong = [
+        f
+        for f in _identity(reference, tokenizer, items, thinking, compare_weights=False)
+        if not f.ok and f.what in _OF_READING
+    ]
     if wrong:
         first = wrong[0]
         raise ModelError(

@@ -32,13 +32,15 @@ def identify(
     *,
     promised: str | None = None,
     thinking: bool = False,
+    compare_weights: bool = True,
 ) -> tuple[Finding, ...]:
     """What the artifact at `path` is found to be, compared with the model folder it was, or is said to be, made from.
 
     `path` is a GGUF file or a model folder, whoever made it; `reference_folder` holds the reference's tokenizer, and
     its config.json and weights where there are any. Conversations of our own are read by both, and the first of the
-    held-out `items`. `promised` is the type it is sold as ("q4_k_m", "4bit"); without it the
-    file's name is asked. An artifact that cannot be opened is a finding named "file", and the only one.
+    held-out `items`. `promised` is the type it is sold as ("q4_k_m", "4bit"); without it the file's name is asked.
+    `compare_weights` is for a reference folder that holds the very model the artifact should be, and not a tokenizer
+    that was lent. An artifact that cannot be opened is a finding named "file", and the only one.
 
     Raises ModelError when it is the reference that cannot be read.
     """
@@ -52,11 +54,11 @@ def identify(
         if engine == "llama_cpp":
             from export._identity_gguf import gguf_findings
 
-            found = gguf_findings(subject, path, reference, promise)
+            found = gguf_findings(subject, path, reference, promise, compare_weights=compare_weights)
         else:
             from export._identity_folder import folder_findings
 
-            found = folder_findings(subject, path, reference, held_out, promise)
+            found = folder_findings(subject, path, reference, held_out, promise, compare_weights=compare_weights)
     except (ModelError, EngineError, OSError) as error:
         return (_file(subject, ok=False, found=str(error)),)
     return (_file(subject, ok=True, found=_LOOKED_AT[engine]), *found)

@@ -23,8 +23,8 @@ from tests.planted.training import ROWS, Trained, train
 REFERENCE = "reference"
 HONEST = ("gguf/f16", "gguf/q8_0", "gguf/q4_k_m", "gptq/4bit")
 MEASURES = CheckSettings.model_validate({"measures": {"exact_match": {"compare": "json"}}}).measures.steps()
-# Q8_0 is observed on all rows, and judged on as many of them for each seed
-OBSERVED_ROWS, DRAWN_ROWS, SEEDS = 450, 300, 20
+# Q8_0 is observed on the first number of rows, and judged on the second for each seed; 140 could pass (`too_few_rows`)
+OBSERVED_ROWS, DRAWN_ROWS, SEEDS = 300, 200, 20
 # llama.cpp's threads wait by spinning: on a machine that is busy two are many times slower than one
 THREADS = 1
 pytestmark = pytest.mark.slow

@@ -72,7 +72,7 @@ def judged(tmp_path, monkeypatch):
 
         monkeypatch.setattr(measure, "_observed", observed)
         monkeypatch.setattr(
-            gate, "identify", lambda name, *rest, thinking: tuple(f for f in findings if f.subject == name)
+            gate, "identify", lambda name, *rest, **how: tuple(f for f in findings if f.subject == name)
         )
         subjects = [_described(name, ships=name != "reference") for name in observations]
         return judge(
@@ -152,13 +152,14 @@ def test_a_file_that_no_check_could_judge_is_not_passed(judged):
     assert seen.verdicts == {"q8_0": "cannot tell"}
 
 
-def test_an_answer_that_stops_no_more_fails_one_row_being_enough(judged):
+@pytest.mark.parametrize(("rows", "verdict"), [(1, "cannot tell"), (400, "fail")])
+def test_answers_that_stop_no_more_never_pass_and_fail_where_it_is_no_chance(judged, rows, verdict):
     broken = _observation("q8_0")
-    first = broken.items[0].model_copy(update={"stopped": False})
+    lost = [item.model_copy(update={"stopped": False}) for item in broken.items[:rows]]
     seen = judged(
         {
             "reference": _observation("reference"),
-            "q8_0": broken.model_copy(update={"items": (first, *broken.items[1:])}),
+            "q8_0": broken.model_copy(update={"items": (*lost, *broken.items[rows:])}),
         }
     )
-    assert seen.verdicts == {"q8_0": "fail"}
+    assert seen.verdicts == {"q8_0": verdict}

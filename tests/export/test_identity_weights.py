@@ -175,7 +175,7 @@ def test_bits_that_the_packed_layers_do_not_have_are_found(made: Made, packed: P
     assert failed(packed, made.folder, promised="8bit").keys() == {"tensor types"}
     change_json(packed / "config.json", lambda c: c["quantization_config"].update(bits=8))
     found = failed(packed, made.folder)
-    assert set(found) == {"tensor types"}
+    assert set(found) == {"tensor types", "weights"}
     assert "its config says 8 bits" in found["tensor types"].found
     assert "14 layers: " in found["tensor types"].found
 

@@ -56,7 +56,6 @@ DEFECTS = (
     _defect(in_gguf.norm_not_a_number, "q4_k_m", "weights"),
     _defect(in_gguf.too_sure, "q4_k_m", "weights", "kl_mean"),
     _defect(in_gguf.never_stops, "q4_k_m", "stops", "perplexity"),
-    _defect(in_gguf.stops_too_late, "q4_k_m", "stops"),
     # what was merged
     _defect(in_training.adapter_not_merged, "q4_k_m", "weights", "kl_mean", "exact_match"),
     _defect(in_training.adapter_merged_twice, "q4_k_m", "weights", "kl_mean"),
@@ -64,10 +63,9 @@ DEFECTS = (
     _defect(in_training.scale_forgotten, "q4_k_m", "weights", "kl_percentile_99"),
     _defect(in_training.one_layer_left_out, "q4_k_m", "weights"),
     _defect(in_training.one_matrix_left_out, "q4_k_m", "weights"),
-    _defect(in_training.earlier_step(0.5), "q4_k_m", "weights", "perplexity", name="half_of_the_steps"),
+    _defect(in_training.earlier_step(0.5), "q4_k_m", "perplexity", name="half_of_the_steps"),
     # folders
     _defect(in_folder.template_in_config_changed, "16bit", "chat template", "token ids"),
-    _defect(in_folder.tokenizer_end_changed, "16bit", "stop ids"),
     _defect(in_folder.shard_missing, "16bit", "file"),
     _defect(in_folder.tensor_missing, "16bit", "file"),
     _defect(in_folder.cut_short, "16bit", "file"),

@@ -2,17 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from export.artifacts import QuantizedModel
 from export.formats.gptq import Gptq
+from tests.export.artifact_edits import Weights, change_json, change_weights
 from tests.planted.training import ROWS, Trained
 
-Tensors = dict[str, Any]
 CALIBRATION_ROWS = 24
 
 
@@ -22,21 +20,8 @@ CALIBRATION_ROWS = 24
 def stop_id_changed(made: Trained, target: Path) -> Path:
     """The base's generation config is copied over the trained one: `<|endoftext|>` alone ends an answer (trl 3091)."""
     _copied(_gptq(made), target)
-    return _set(target, "generation_config.json", eos_token_id=made.base.config["pad_token_id"])
-
-
-def tokenizer_end_changed(made: Trained, target: Path) -> Path:
-    """A tokenizer saved by a trainer that made the padding token the end (trl 1623)."""
-    _copied(made.merged.folder, target)
-    return _set(target, "tokenizer_config.json", eos_token="<|endoftext|>")
-
-
-def template_changed(made: Trained, target: Path) -> Path:
-    """The folder is saved with a trainer's template: a line break that was trained on is not written (unsloth 976)."""
-    _copied(made.merged.folder, target)
-    template = target / "chat_template.jinja"
-    written = template.read_text(encoding="utf-8")
-    template.write_text(written.replace("<|im_end|>\\n", "<|im_end|>"), encoding="utf-8")
+    pad = made.base.config["pad_token_id"]
+    change_json(target / "generation_config.json", lambda values: values.update(eos_token_id=pad))
     return target
 
 
@@ -46,23 +31,8 @@ def template_in_config_changed(made: Trained, target: Path) -> Path:
     path = target / "chat_template.jinja"
     changed = path.read_text(encoding="utf-8").replace("message['role']", "message['role'] | upper")
     path.unlink()
-    return _set(target, "tokenizer_config.json", chat_template=changed)
-
-
-def merges_cut_short(made: Trained, target: Path) -> Path:
-    """Saving a tokenizer loses merges (unsloth 2667)."""
-    _copied(made.merged.folder, target)
-    path = target / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["model"]["merges"] = content["model"]["merges"][: len(content["model"]["merges"]) // 2]
-    path.write_text(json.dumps(content), encoding="utf-8")
+    change_json(target / "tokenizer_config.json", lambda values: values.update(chat_template=changed))
     return target
-
-
-def rope_base_changed(made: Trained, target: Path) -> Path:
-    """A config written anew has the rotary base of another family (llama.cpp pull request 10698)."""
-    _copied(made.merged.folder, target)
-    return _set(target, "config.json", rope_parameters={"rope_type": "default", "rope_theta": 1e6})
 
 
 def shard_missing(made: Trained, target: Path) -> Path:
@@ -81,22 +51,9 @@ def shard_missing(made: Trained, target: Path) -> Path:
 
 def tensor_missing(made: Trained, target: Path) -> Path:
     """A save that skips a tensor, which transformers fills with random numbers."""
-
-    def edit(tensors: Tensors) -> None:
-        del tensors["model.layers.3.mlp.up_proj.weight"]
-
-    return _edited(made.merged.folder, target, edit)
-
-
-def vocabulary_truncated(made: Trained, target: Path) -> Path:
-    """Embeddings are resized to too few tokens (transformers 32526)."""
-    kept = made.base.config["vocab_size"] - 64
-
-    def edit(tensors: Tensors) -> None:
-        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:kept].contiguous()
-
-    _edited(made.merged.folder, target, edit)
-    return _set(target, "config.json", vocab_size=kept)
+    _copied(made.merged.folder, target)
+    change_weights(target, lambda weights: weights.pop("model.layers.3.mlp.up_proj.weight"))
+    return target
 
 
 def cut_short(made: Trained, target: Path) -> Path:
@@ -113,26 +70,20 @@ def cut_short(made: Trained, target: Path) -> Path:
 def scales_wrong(made: Trained, target: Path) -> Path:
     """One module was packed with the scales of another pass: they are half as large again."""
 
-    def edit(tensors: Tensors) -> None:
-        tensors["model.layers.3.mlp.down_proj.scales"] *= 1.5
+    def scale(weights: Weights) -> None:
+        weights["model.layers.3.mlp.down_proj.scales"] *= 1.5
 
-    return _edited(_gptq(made), target, edit)
+    change_weights(_copied(_gptq(made), target), scale)
+    return target
 
 
 def zero_points_shifted(made: Trained, target: Path) -> Path:
     """The config names the second version of the format and the weights are in the first: as optimum writes them."""
     _copied(_gptq(made), target)
-    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    settings = config["quantization_config"] | {"checkpoint_format": "gptq_v2"}
-    _set(target, "quantize_config.json", checkpoint_format="gptq_v2")
-    return _set(target, "config.json", quantization_config=settings)
-
-
-def bits_mislabelled(made: Trained, target: Path) -> Path:
-    """The config says 8 bits, and the layers hold 4."""
-    _copied(_gptq(made), target)
-    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    return _set(target, "config.json", quantization_config=config["quantization_config"] | {"bits": 8})
+    second = {"checkpoint_format": "gptq_v2"}
+    change_json(target / "config.json", lambda values: values["quantization_config"].update(second))
+    change_json(target / "quantize_config.json", lambda values: values.update(second))
+    return target
 
 
 def calibrated_on_held_out(made: Trained, target: Path) -> Path:
@@ -153,19 +104,3 @@ def _gptq(made: Trained) -> Path:
 
 def _copied(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target))
-
-
-def _edited(folder: Path, target: Path, edit: Callable[[Tensors], None]) -> Path:
-    """A copy of a folder whose tensors were edited."""
-    path = _copied(folder, target) / "model.safetensors"
-    tensors = load_file(path)
-    edit(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-    return target
-
-
-def _set(folder: Path, file: str, **changes: Any) -> Path:
-    path = folder / file
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | changes, indent=2), encoding="utf-8")
-    return folder

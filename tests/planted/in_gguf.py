@@ -11,11 +11,9 @@ from typing import Any
 import gguf
 import numpy as np
 
-from export.checks._base import Items
-from export.engines import llama_cpp
 from export.formats._gguf_quantize import quantize_file
 from tests.export.artifact_edits import Metadata, Weights, rewrite_gguf
-from tests.planted.training import ROWS, STARTER, Trained
+from tests.planted.training import STARTER, Trained
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 Change = Callable[[Weights], None]
@@ -242,30 +240,6 @@ def never_stops(made: Trained, target: Path) -> Path:
         weights[EMBEDDING][made.base.config["eos_token_id"]] *= -1
 
     return _in_four_bits(made, target, change)
-
-
-def stops_too_late(made: Trained, target: Path) -> Path:
-    """The turn end has lost so much that a few answers run on, and all others are as they were (Qwen 1080)."""
-    end, items = made.base.config["eos_token_id"], made.items(ROWS)
-    whole, broken = 0.6, 0.1  # of these shares of its embedding one ends every answer and one does not
-    for _ in range(8):
-        share = (whole + broken) / 2
-
-        def change(weights: Weights, share: float = share) -> None:
-            weights[EMBEDDING][end] *= np.float16(share)
-
-        lost = _answers_without_end(_in_four_bits(made, target, change), items)
-        if 0 < lost <= len(items.items) // 20:
-            break
-        whole, broken = (share, broken) if lost == 0 else (whole, share)
-    return target
-
-
-def _answers_without_end(path: Path, items: Items) -> int:
-    engine = llama_cpp.load(path, vocabulary_size=items.vocabulary_size, context_tokens=items.context_tokens, threads=1)
-    answers = engine.generate([item.prompt for item in items.items], items.max_new_tokens)
-    engine.close()
-    return sum(not answer.stopped for answer in answers)
 
 
 def _q8_0(made: Trained) -> Path:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,9 +16,8 @@ from export.formats._gguf_convert import convert
 from export.formats._gguf_quantize import quantize_file
 from finetune.base_model import BaseModelSource
 from finetune.merge import merge
+from tests.export.artifact_edits import Weights
 from tests.planted.training import Trained
-
-Tensors = dict[str, Any]
 
 
 def adapter_not_merged(made: Trained, target: Path) -> Path:
@@ -33,14 +31,14 @@ def adapter_merged_twice(made: Trained, target: Path) -> Path:
 
 
 def wrong_base(made: Trained, target: Path) -> Path:
-    """The adapter is merged onto another release of the base, of the same shapes."""
+    """The adapter is merged onto another release of the base: of the same shapes, a tenth of each matrix is other."""
 
-    def edit(tensors: Tensors) -> None:
+    def edit(weights: Weights) -> None:
         generator = torch.Generator().manual_seed(0)
-        for name, weights in tensors.items():
-            if weights.ndim > 1:
-                noise = torch.randn(weights.shape, generator=generator) * weights.float().std()
-                tensors[name] = (weights.float() + 0.1 * noise).to(weights.dtype)
+        for name, matrix in weights.items():
+            if matrix.ndim > 1:
+                noise = torch.randn(matrix.shape, generator=generator) * matrix.float().std()
+                weights[name] = (matrix.float() + 0.1 * noise).to(matrix.dtype)
 
     with TemporaryDirectory() as place:
         return _merged(made, target, onto=_edited(made.base.path, Path(place) / "base", edit))
@@ -60,9 +58,9 @@ def earlier_step(share: float) -> Callable[[Trained, Path], Path]:
 def scale_forgotten(made: Trained, target: Path) -> Path:
     """A merge of one's own forgets that the update is multiplied by alpha over rank, which is 2 here."""
 
-    def edit(tensors: Tensors) -> None:
-        for name in [name for name in tensors if "lora_B" in name]:
-            tensors[name] /= 2
+    def edit(weights: Weights) -> None:
+        for name in [name for name in weights if "lora_B" in name]:
+            weights[name] /= 2
 
     return _with_other_adapter(made, target, edit)
 
@@ -70,9 +68,9 @@ def scale_forgotten(made: Trained, target: Path) -> Path:
 def one_layer_left_out(made: Trained, target: Path) -> Path:
     """Names that do not match: the update of one layer of six is not merged."""
 
-    def edit(tensors: Tensors) -> None:
-        for name in [name for name in tensors if ".layers.3." in name and "lora_B" in name]:
-            tensors[name] *= 0
+    def edit(weights: Weights) -> None:
+        for name in [name for name in weights if ".layers.3." in name and "lora_B" in name]:
+            weights[name] *= 0
 
     return _with_other_adapter(made, target, edit)
 
@@ -80,14 +78,14 @@ def one_layer_left_out(made: Trained, target: Path) -> Path:
 def one_matrix_left_out(made: Trained, target: Path) -> Path:
     """Names that do not match: the update of one matrix of 42 is not merged."""
 
-    def edit(tensors: Tensors) -> None:
-        for name in [name for name in tensors if ".layers.3.mlp.down_proj.lora_B" in name]:
-            tensors[name] *= 0
+    def edit(weights: Weights) -> None:
+        for name in [name for name in weights if ".layers.3.mlp.down_proj.lora_B" in name]:
+            weights[name] *= 0
 
     return _with_other_adapter(made, target, edit)
 
 
-def _with_other_adapter(made: Trained, target: Path, edit: Callable[[Tensors], None]) -> Path:
+def _with_other_adapter(made: Trained, target: Path, edit: Callable[[Weights], None]) -> Path:
     with TemporaryDirectory() as place:
         adapter = _edited(made.adapter.folder, Path(place) / "adapter", edit)
         return _merged(made, target, adapter=adapter)
@@ -110,11 +108,11 @@ def _shipped(folder: Path, target: Path) -> Path:
     return target
 
 
-def _edited(folder: Path, target: Path, edit: Callable[[Tensors], None]) -> Path:
-    """A copy of a folder whose tensors were edited."""
+def _edited(folder: Path, target: Path, edit: Callable[[Weights], None]) -> Path:
+    """A copy of a folder whose weights were edited."""
     shutil.copytree(folder, target)
     (path,) = target.glob("*.safetensors")
-    tensors = load_file(path)
-    edit(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
+    weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    edit(weights)
+    save_file(weights, path, metadata={"format": "pt"})
     return target
