@@ -82,7 +82,9 @@ def model_folder(folder: Path) -> Path:
 def test_a_model_is_fetched_without_pickles_or_code(stand_in: StandIn, name: str) -> None:
     folder = hub.resolve_model(name, revision=None, offline=False)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert present == {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "merges.txt"}
+    # the README for the licence it states
+    expected = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "merges.txt", "README.md"}
+    assert present == expected
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert hub.commit_of(folder) == COMMIT
     assert not any("evil" in path or ".bin" in path for path in stand_in.asked)
