@@ -21,9 +21,6 @@ from export.errors import EngineError, MachineError
 from export.frozen import Frozen
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from export.reference import Reference, ReferenceWriter
 
 # A subject that takes minutes says how far it is about this often.
@@ -32,6 +29,8 @@ _SECONDS_BETWEEN_LINES = 30.0
 # How the observing process ends when an engine refused the artifact; and the crashes that a broken file can cause.
 _REFUSED = 3
 _THE_ARTIFACTS_OWN = (_REFUSED, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGBUS)
+
+_REFERENCE = "reference.npy"
 
 # Single-stream speed is timed on this many rows: enough for an interval, few enough to cost seconds.
 _TIMED_ITEMS = 8
@@ -49,7 +48,7 @@ class Observed(StageResult):
     @property
     def reference(self) -> Path:
         """The stored predictions; exists when the subject was observed as the reference."""
-        return self.folder / "reference.npz"
+        return self.folder / _REFERENCE
 
 
 class Request(Frozen):
@@ -115,7 +114,7 @@ def _last_words(log: Path, status: int) -> str:
 
 
 def main() -> int:
-    """The observing process: reads the request it is given, writes `observation.json` (and `reference.npz`)."""
+    """The observing process: reads the request it is given, writes `observation.json` (and `reference.npy`)."""
     request, out = Request.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     try:
         with os.fdopen(int(sys.argv[3]), "w", encoding="utf-8", buffering=1) as progress:
@@ -131,18 +130,17 @@ def main() -> int:
 
 def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> Observation:
     from export.hardware import peak_memory_bytes
-    from export.reference import Reference, ReferenceWriter
+    from export.reference import Reference, writing_reference
 
     work = Items.model_validate_json(request.items.read_text(encoding="utf-8"))
     engine = _load(request, work)
-    writer = ReferenceWriter() if request.reference is None else None
-    reference = Reference(request.reference) if request.reference is not None else None
-    scores = []
-    for index, item in enumerate(work.items):
-        scores.append(_score(engine, index, item, reference, writer))
-        tell(f"{index + 1} of {len(work.items)} rows scored")
-    if writer is not None:
-        writer.save(out / "reference.npz")
+    if request.reference is None:
+        reference = None
+        with writing_reference(out / _REFERENCE, tokens=work.scored_tokens, vocabulary_size=work.vocabulary_size) as to:
+            scores = _scores(engine, work, tell, to)
+    else:
+        reference = Reference(request.reference)
+        scores = _scores(engine, work, tell, reference)
     answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
     safety = engine.generate([item.prompt for item in work.safety], work.max_new_tokens) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
@@ -158,7 +156,7 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
         tokens_per_second=tuple(_speeds(timed)),
         has_reference=reference is not None,
         top_k=None if reference is None else reference.top_k,
-        tail_mass=None if reference is None else reference.tail_mass,
+        tail_mass=None if reference is None else reference.tail_mass(),
     )
 
 
@@ -193,29 +191,41 @@ class _Score(Frozen):
     finite: bool
 
 
-def _score(
-    engine: Engine, index: int, item: Item, reference: "Reference | None", writer: "ReferenceWriter | None"
-) -> _Score:
-    """Reads one item's predictions; the (scored tokens, vocabulary) array lives no longer than this call."""
+def _scores(
+    engine: Engine, work: Items, tell: Callable[[str], None], reference: "Reference | ReferenceWriter"
+) -> list[_Score]:
+    """Every item's score, compared with the stored reference; or, when it is the reference, stored."""
+    scores: list[_Score] = []
+    seen = 0
+    for item in work.items:
+        scores.append(_score(engine, item, reference, seen))
+        seen += len(item.scored)
+        tell(f"{len(scores)} of {len(work.items)} rows scored")
+    return scores
+
+
+def _score(engine: Engine, item: Item, reference: "Reference | ReferenceWriter", seen: int) -> _Score:
+    """One item's predictions, of which no more than a block is in memory; `seen` scored tokens came before it."""
     import numpy as np
 
-    log_probs = engine.log_probs(item.ids, item.scored)
-    targets = [item.ids[position] for position in item.scored]
-    chosen = log_probs[np.arange(len(targets)), targets]
-    if writer is not None:
-        writer.add(log_probs)
-    kl, same = _divergence(reference, index, log_probs)
-    finite = bool(np.isfinite(chosen).all() and not np.isnan(log_probs).any())
-    return _Score(log_probs=tuple(chosen.tolist()), kl=kl, same_top=same, finite=finite)
+    from export.reference import ReferenceWriter
 
-
-def _divergence(
-    reference: "Reference | None", index: int, log_probs: "NDArray[np.float32]"
-) -> tuple[tuple[float, ...], tuple[bool, ...]]:
-    if reference is None:
-        return (), ()
-    kl, same = reference.compare(index, log_probs)
-    return tuple(kl.tolist()), tuple(same.tolist())
+    chosen: list[float] = []
+    kl: list[float] = []
+    same_top: list[bool] = []
+    finite = True
+    for block in engine.log_prob_blocks(item.ids, item.scored):
+        targets = [item.ids[position] for position in item.scored[len(chosen) : len(chosen) + len(block)]]
+        of_targets = block[np.arange(len(targets)), targets]
+        finite = finite and bool(np.isfinite(of_targets).all() and not np.isnan(block).any())
+        if isinstance(reference, ReferenceWriter):
+            reference.add(block)
+        else:
+            divergence = reference.compare(seen + len(chosen), block)
+            kl += divergence.kl.tolist()
+            same_top += divergence.same_top.tolist()
+        chosen += of_targets.tolist()
+    return _Score(log_probs=tuple(chosen), kl=tuple(kl), same_top=tuple(same_top), finite=finite)
 
 
 def _join(tokenizer: Path, scores: list[_Score], answers: list[Generation]) -> list[ItemObservation]:

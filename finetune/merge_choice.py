@@ -121,8 +121,8 @@ def _merge_onto_the_nearer(
     say(f"merge: the adapter as trained and two merges, onto 16bit and nf4, are compared on {len(rows)} valid rows")
     candidates = out / "candidates"
     candidates.mkdir()
-    _store_reference(adapter, base, rows, len(tokenizer), candidates / "reference.npz")
-    reference = Reference(candidates / "reference.npz")
+    _store_reference(adapter, base, rows, len(tokenizer), candidates / "reference.npy")
+    reference = Reference(candidates / "reference.npy")
     made: dict[MergeBase, ModelFolder] = {}
     divergences: dict[MergeBase, sampling.Sample] = {}
     for onto in get_args(MergeBase):
@@ -164,16 +164,19 @@ def _store_reference(
     adapter: Adapter, base: BaseModelSource, rows: Sequence[Encoded], vocabulary_size: int, path: Path
 ) -> None:
     """Stores what the adapter predicts beside its NF4 base, computing in the type it was trained in."""
-    from export.reference import ReferenceWriter
+    from export.reference import writing_reference
 
     subject = Subject(
         name="adapter", engine="hf", path=base.path, adapter=adapter.folder, four_bit_compute=adapter.dtype
     )
-    writer = ReferenceWriter()
-    with _running(subject, vocabulary_size) as engine:
+    tokens = sum(len(row.scored_positions) for row in rows)
+    with (
+        _running(subject, vocabulary_size) as engine,
+        writing_reference(path, tokens=tokens, vocabulary_size=vocabulary_size) as writer,
+    ):
         for row in rows:
-            writer.add(engine.log_probs(row.ids, row.scored_positions))
-    writer.save(path)
+            for block in engine.log_prob_blocks(row.ids, row.scored_positions):
+                writer.add(block)
 
 
 def _divergences(
@@ -181,11 +184,15 @@ def _divergences(
 ) -> list[list[float]]:
     """Per row, the divergence of a merged folder from the reference on each assistant token, in nats."""
     subject = Subject(name="merged", engine="hf", path=merged.folder)
+    divergences: list[list[float]] = []
+    seen = 0
     with _running(subject, vocabulary_size) as engine:
-        return [
-            reference.compare(index, engine.log_probs(row.ids, row.scored_positions))[0].tolist()
-            for index, row in enumerate(rows)
-        ]
+        for row in rows:
+            divergences.append([])
+            for block in engine.log_prob_blocks(row.ids, row.scored_positions):
+                divergences[-1] += reference.compare(seen, block).kl.tolist()
+                seen += len(block)
+    return divergences
 
 
 @contextmanager

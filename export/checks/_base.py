@@ -52,6 +52,11 @@ class Items(Frozen):
     max_new_tokens: int
 
     @property
+    def scored_tokens(self) -> int:
+        """Assistant tokens of all items."""
+        return sum(len(item.scored) for item in self.items)
+
+    @property
     def context_tokens(self) -> int:
         """The longest sequence any item can become."""
         prompts = [item.prompt for item in self.items] + [item.prompt for item in self.safety]

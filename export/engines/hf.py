@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifacts import read_model_config
-from export.engines._base import Engine, Generation, Subject
+from export.engines._base import ROWS_AT_ONCE, Engine, Generation, Subject, require_positions
 from export.errors import EngineError, MissingDependencyError, ModelError
 from export.loading import open_model, open_tokenizer
 
@@ -48,7 +48,7 @@ def load_hf(subject: Subject, *, vocabulary_size: int | None, threads: int) -> "
     return HfEngine(model, vocabulary_size or len(tokenizer), _stop_ids(model, tokenizer))
 
 
-class HfEngine:
+class HfEngine(Engine):
     """A transformers model behind the engine interface."""
 
     def __init__(self, model: Any, vocabulary_size: int, stop_ids: tuple[int, ...]) -> None:
@@ -67,6 +67,7 @@ class HfEngine:
         model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=list(stop_ids) or None, pad_token_id=stop_ids[0] if stop_ids else 0
         )
+        self._head_follows_decoder = self._sees_the_same_without_its_head()
 
     @property
     def kernel(self) -> str | None:
@@ -74,20 +75,44 @@ class HfEngine:
         names = {type(m).__name__ for m in self.model.modules() if hasattr(m, "qweight") or hasattr(m, "quant_state")}
         return ", ".join(sorted(names)) or None
 
-    def log_probs(self, ids: Sequence[int], positions: Sequence[int]) -> "NDArray[np.float32]":
-        """See `Engine.log_probs`. Logits are made for the wanted positions only, then normalised in float32."""
+    def log_prob_blocks(self, ids: Sequence[int], positions: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
+        """See `Engine.log_prob_blocks`. Logits are made for the wanted positions only, then normalised in float32."""
         import torch
 
-        if any(not 0 < position < len(ids) for position in positions):
-            raise EngineError(f"positions must lie in 1..{len(ids) - 1}: the first token has nothing before it.")
+        require_positions(ids, positions)
         if not positions:
-            return torch.empty((0, self.vocabulary_size)).numpy()
-        wanted = torch.tensor(positions, device=self.model.device) - 1
+            yield torch.empty((0, self.vocabulary_size)).numpy()
+            return
         with _eager():
             tokens = torch.tensor([list(ids)], device=self.model.device)
-            logits = self.model(input_ids=tokens, use_cache=False, logits_to_keep=wanted).logits[0]
-            rows: NDArray[np.float32] = logits[:, : self.vocabulary_size].float().log_softmax(dim=-1).cpu().numpy()
-            return rows
+            wanted = torch.tensor(positions, device=self.model.device) - 1
+            for logits in self._logits(tokens, wanted):
+                yield logits[:, : self.vocabulary_size].float().log_softmax(dim=-1).cpu().numpy()
+
+    def _logits(self, tokens: Any, wanted: Any) -> Iterator[Any]:
+        """Logits behind the `wanted` indexes of one sequence, in blocks of shape (at most ROWS_AT_ONCE, rows)."""
+        if not self._head_follows_decoder:
+            yield from (
+                self.model(input_ids=tokens, use_cache=False, logits_to_keep=wanted).logits[0].split(ROWS_AT_ONCE)
+            )
+            return
+        hidden = self.model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state[0, wanted]
+        for block in hidden.split(ROWS_AT_ONCE):
+            yield self.model.get_output_embeddings()(block)
+
+    def _sees_the_same_without_its_head(self) -> bool:
+        """Whether logits are the output layer's of the decoder's last states and nothing more.
+
+        It is so for Qwen. Where a model scales or caps its logits behind that layer (as Gemma 2 does), they can only be
+        had for all positions at once.
+        """
+        import torch
+
+        probe = torch.tensor([[0, 1]], device=self.model.device)
+        with _eager():
+            whole = self.model(input_ids=probe, use_cache=False).logits
+            states = self.model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
+            return bool(torch.equal(whole, self.model.get_output_embeddings()(states)))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, batch_size: int = GENERATION_BATCH

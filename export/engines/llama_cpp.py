@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.engines._base import Engine, Generation
+from export.engines._base import ROWS_AT_ONCE, Engine, Generation, require_positions
 from export.engines._llama_log import LlamaLog, captured_log
 from export.engines._llama_model import Vocabulary, load_model
 from export.errors import EngineError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# llama.cpp holds one float32 logits row per requested output of a batch: 128 rows of Qwen's 151,936 are 78 MB.
-BATCH_TOKENS = 128
+# llama.cpp holds one float32 logits row per requested output of a batch, so a batch is no longer than a block.
+BATCH_TOKENS = ROWS_AT_ONCE
 
 
 class LlamaCppEngine(Engine):
@@ -46,23 +46,26 @@ class LlamaCppEngine(Engine):
                 "it was not made from this tokenizer's model."
             )
 
-    def log_probs(self, ids: Sequence[int], positions: Sequence[int]) -> "NDArray[np.float32]":
-        """See `Engine.log_probs`. Positions must be at least 1; the whole row is run afresh, so that a result never
-        depends on what was run before it.
+    def log_prob_blocks(self, ids: Sequence[int], positions: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
+        """See `Engine.log_prob_blocks`. The whole row is run afresh, so that a result never depends on what was run
+        before it. A block is overwritten by the next.
         """
         import numpy as np
 
-        if not all(1 <= position < len(ids) for position in positions):
-            raise EngineError(f"positions must lie in 1..{len(ids) - 1}: nothing predicts the first token.")
-        result = np.empty((len(positions), self._vocabulary_size), dtype=np.float32)
-        rows_of: dict[int, list[int]] = {}
-        for row, position in enumerate(positions):
-            rows_of.setdefault(position - 1, []).append(row)
+        require_positions(ids, positions)
+        wanted = frozenset(position - 1 for position in positions)
+        block = np.empty((min(ROWS_AT_ONCE, len(positions)), self._vocabulary_size), dtype=np.float32)
+        filled = 0
         with captured_log() as log:
             self._forget(keep=0)
-            for index, logits in self._decode(ids[: max(positions, default=0)], frozenset(rows_of), log):
-                result[rows_of[index]] = _log_softmax(logits)
-        return result
+            for _, logits in self._decode(ids[: max(positions, default=0)], wanted, log):
+                block[filled] = _log_softmax(logits)
+                filled += 1
+                if filled == len(block):
+                    yield block
+                    filled = 0
+        if filled or not positions:
+            yield block[:filled]
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
         """See `Engine.generate`. `seconds` is decoding alone: it covers one model step per id in `ids`, and neither

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.engines import hf
-from export.engines._base import Subject
+from export.engines._base import ROWS_AT_ONCE, Subject
 from export.errors import EngineError
 from tests.export import tiny_models
 
@@ -52,7 +52,7 @@ def test_log_probs_are_those_of_transformers(engine: hf.HfEngine, folder: Path) 
 
     real_ids = len(AutoTokenizer.from_pretrained(folder))
     assert real_ids < tiny_models.MODEL_VOCABULARY_SIZE
-    positions = [7, 1, len(IDS) - 1, 30]
+    positions = [1, 7, 30, len(IDS) - 1]
     with torch.no_grad():
         logits = direct(folder)(input_ids=torch.tensor([IDS])).logits[0]
     expected = logits[[p - 1 for p in positions], :real_ids].log_softmax(-1).numpy()
@@ -67,6 +67,37 @@ def test_positions_without_anything_before_them_are_refused(engine: hf.HfEngine)
     for position in (0, len(IDS), -1):
         with pytest.raises(EngineError, match="positions must lie in"):
             engine.log_probs(IDS, [position])
+
+
+def test_positions_out_of_order_are_refused(engine: hf.HfEngine) -> None:
+    for positions in ([7, 3], [3, 3]):
+        with pytest.raises(EngineError, match="positions must rise"):
+            engine.log_probs(IDS, positions)
+
+
+@pytest.mark.parametrize("head_follows_decoder", [True, False])
+def test_a_long_row_comes_in_blocks_that_are_transformers(engine, folder, monkeypatch, head_follows_decoder) -> None:
+    ids = [1 + (7 * index) % 90 for index in range(2 * ROWS_AT_ONCE + 30)]
+    monkeypatch.setattr(engine, "_head_follows_decoder", head_follows_decoder)
+    blocks = list(engine.log_prob_blocks(ids, range(1, len(ids))))
+    assert [len(block) for block in blocks] == [ROWS_AT_ONCE, ROWS_AT_ONCE, 29]
+    with torch.no_grad():
+        logits = direct(folder)(input_ids=torch.tensor([ids])).logits[0, :-1, : engine.vocabulary_size]
+    np.testing.assert_allclose(np.concatenate(blocks), logits.log_softmax(-1).numpy(), atol=1e-4)
+
+
+def test_a_model_that_changes_its_logits_behind_its_head_is_seen(engine, monkeypatch) -> None:
+    """As Gemma 2 caps its logits: then the whole model must give them."""
+    assert engine._head_follows_decoder
+    forward = engine.model.forward
+
+    def capped(**inputs):
+        out = forward(**inputs)
+        out.logits = torch.tanh(out.logits)
+        return out
+
+    monkeypatch.setattr(engine.model, "forward", capped)
+    assert not engine._sees_the_same_without_its_head()
 
 
 def test_greedy_answers_follow_the_most_likely_token(engine: hf.HfEngine) -> None:

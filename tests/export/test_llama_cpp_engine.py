@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.artifacts import ModelFolder
+from export.engines._base import ROWS_AT_ONCE
 from export.engines._llama_model import open_vocabulary
 from export.engines.llama_cpp import BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
 from export.errors import EngineError
@@ -58,7 +59,7 @@ def random_ids(case: Case, count: int, seed: int = 0) -> list[int]:
 
 def test_rows_are_the_positions_asked_for_across_batches(engine: LlamaCppEngine, case: Case) -> None:
     ids = random_ids(case, 2 * BATCH_TOKENS + 30)
-    positions = [len(ids) - 1, 1, BATCH_TOKENS, BATCH_TOKENS + 1, 5, 5]
+    positions = [1, 5, BATCH_TOKENS, BATCH_TOKENS + 1, len(ids) - 1]
     network = AutoModelForCausalLM.from_pretrained(case.model.folder, dtype=torch.float32)
     with torch.no_grad():
         logits = network(torch.tensor([ids])).logits[0, :, : case.vocabulary_size]
@@ -76,6 +77,13 @@ def test_log_probs_do_not_depend_on_what_ran_before(engine: LlamaCppEngine, case
     engine.generate([ids[:40]], 5)
     engine.log_probs(random_ids(case, 60, seed=1), [3])
     np.testing.assert_array_equal(engine.log_probs(ids, range(1, 150)), first)
+
+
+def test_a_long_row_comes_in_blocks_that_are_the_whole(engine: LlamaCppEngine, case: Case) -> None:
+    ids = random_ids(case, 2 * ROWS_AT_ONCE + 30)
+    blocks = [block.copy() for block in engine.log_prob_blocks(ids, range(1, len(ids)))]
+    assert [len(block) for block in blocks] == [ROWS_AT_ONCE, ROWS_AT_ONCE, 29]
+    np.testing.assert_array_equal(np.concatenate(blocks), engine.log_probs(ids, range(1, len(ids))))
 
 
 def test_no_positions_give_no_rows(engine: LlamaCppEngine, case: Case) -> None:

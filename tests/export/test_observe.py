@@ -101,10 +101,10 @@ def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tm
 class _Engine:
     """An engine that knows nothing: uniform predictions and one-token answers."""
 
-    def log_probs(self, ids, positions):
+    def log_prob_blocks(self, ids, positions):
         import numpy as np
 
-        return np.full((len(positions), 300), -np.log(300), dtype=np.float32)
+        yield np.full((len(positions), 300), -np.log(300), dtype=np.float32)
 
     def generate(self, prompts, max_new_tokens):
         return [Generation(ids=(1,), stopped=True, seconds=0.5) for _ in prompts]
