@@ -102,6 +102,8 @@ def load_model(path: Path, *, vocabulary_only: bool = False) -> Any:
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.vocab_only = vocabulary_only
+        # a mapped file would be in memory a second time where llama.cpp packs its weights anew for the processor
+        parameters.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
     if not model:
         raise EngineError(f"llama.cpp could not load {path}: {log.reason()}. Make the file again if it is incomplete.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.engines._base import ROWS_AT_ONCE, Engine, Generation, require_positions
+from export.engines._base import Engine, Generation, require_positions
 from export.engines._llama_log import LlamaLog, captured_log
 from export.engines._llama_model import Vocabulary, load_model
 from export.errors import EngineError
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# llama.cpp holds one float32 logits row per requested output of a batch, so a batch is no longer than a block.
-BATCH_TOKENS = ROWS_AT_ONCE
+BATCH_TOKENS = 128
+# llama.cpp holds the logits of a batch twice: of Qwen's 151,936 in float32 this many rows are 10 MB. A batch that more
+# are wanted of is made shorter.
+BATCH_LOGITS = 16
 
 
 class LlamaCppEngine(Engine):
@@ -48,24 +50,18 @@ class LlamaCppEngine(Engine):
 
     def log_prob_blocks(self, ids: Sequence[int], positions: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
         """See `Engine.log_prob_blocks`. The whole row is run afresh, so that a result never depends on what was run
-        before it. A block is overwritten by the next.
+        before it. A block lies in llama.cpp's own buffer and is overwritten by the next.
         """
-        import numpy as np
-
         require_positions(ids, positions)
         wanted = frozenset(position - 1 for position in positions)
-        block = np.empty((min(ROWS_AT_ONCE, len(positions)), self._vocabulary_size), dtype=np.float32)
-        filled = 0
+        if not positions:
+            yield self._no_rows()
         with captured_log() as log:
             self._forget(keep=0)
-            for _, logits in self._decode(ids[: max(positions, default=0)], wanted, log):
-                block[filled] = _log_softmax(logits)
-                filled += 1
-                if filled == len(block):
-                    yield block
-                    filled = 0
-        if filled or not positions:
-            yield block[:filled]
+            for logits in self._decode(ids[: max(positions, default=0)], wanted, log):
+                for row in logits:
+                    row[:] = _log_softmax(row)
+                yield logits
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
         """See `Engine.generate`. `seconds` is decoding alone: it covers one model step per id in `ids`, and neither
@@ -107,31 +103,33 @@ class LlamaCppEngine(Engine):
 
     def _last_logits(self, ids: Sequence[int], log: LlamaLog) -> "NDArray[np.float32]":
         """Logits behind the last of `ids`, which are run behind what is in the cache; shape (vocabulary,)."""
-        ((_, logits),) = self._decode(ids, frozenset([len(ids) - 1]), log)
+        (rows,) = self._decode(ids, frozenset([len(ids) - 1]), log)
+        logits: NDArray[np.float32] = rows[0]
         return logits
 
-    def _decode(
-        self, ids: Sequence[int], wanted: frozenset[int], log: LlamaLog
-    ) -> "Iterator[tuple[int, NDArray[np.float32]]]":
-        """Runs `ids` behind the cached tokens, batch by batch; yields (index, logits) for each index in `wanted`.
+    def _decode(self, ids: Sequence[int], wanted: frozenset[int], log: LlamaLog) -> "Iterator[NDArray[np.float32]]":
+        """Runs `ids` behind the cached tokens, batch by batch; yields the logits at the indexes in `wanted`, in order.
 
-        Logits have shape (vocabulary,) and live in llama.cpp's buffer: they must be read before the next batch runs.
+        Logits have shape (at most BATCH_LOGITS, vocabulary) and live in llama.cpp's buffer: they must be read before
+        the next batch runs.
         """
         import numpy as np
 
         self._check_room(len(ids))
-        for start in range(0, len(ids), BATCH_TOKENS):
-            chunk = ids[start : start + BATCH_TOKENS]
-            self._fill_batch(chunk, start, wanted)
+        for start, stop in _batches(len(ids), wanted):
+            asked = self._fill_batch(ids[start:stop], start, wanted)
             status = self._library.llama_decode(self._context, self._batch)
             if status != 0:
                 raise EngineError(f"llama.cpp stopped with status {status} while it ran the model: {log.reason()}.")
-            self._in_cache.extend(chunk)
-            for offset in range(len(chunk)):
-                if start + offset in wanted:
-                    pointer = self._library.llama_get_logits_ith(self._context, offset)
-                    row = np.ctypeslib.as_array(pointer, shape=(self._row_length,))
-                    yield start + offset, row[: self._vocabulary_size]
+            self._in_cache.extend(ids[start:stop])
+            if asked:
+                pointer = self._library.llama_get_logits(self._context)
+                yield np.ctypeslib.as_array(pointer, shape=(asked, self._row_length))[:, : self._vocabulary_size]
+
+    def _no_rows(self) -> "NDArray[np.float32]":
+        import numpy as np
+
+        return np.empty((0, self._vocabulary_size), dtype=np.float32)
 
     def _check_room(self, new_tokens: int) -> None:
         room = self._library.llama_n_ctx(self._context)
@@ -141,8 +139,8 @@ class LlamaCppEngine(Engine):
                 "Load the engine with a larger context_tokens, or shorten the text."
             )
 
-    def _fill_batch(self, chunk: Sequence[int], start: int, wanted: frozenset[int]) -> None:
-        """Writes one batch of the single sequence 0, with logits asked for only where they are wanted."""
+    def _fill_batch(self, chunk: Sequence[int], start: int, wanted: frozenset[int]) -> int:
+        """Writes one batch of the single sequence 0, with logits asked for only where they are wanted; how many are."""
         batch, begin = self._batch, len(self._in_cache)
         batch.n_tokens = len(chunk)
         for offset, token in enumerate(chunk):
@@ -153,6 +151,7 @@ class LlamaCppEngine(Engine):
             batch.n_seq_id[offset] = 1
             batch.seq_id[offset][0] = 0
             batch.logits[offset] = start + offset in wanted
+        return sum(batch.logits[offset] for offset in range(len(chunk)))
 
     def _forget(self, keep: int) -> None:
         """Drops everything behind the first `keep` cached tokens; all of it where the memory cannot be cut."""
@@ -197,13 +196,25 @@ def _context_parameters(context_tokens: int, threads: int, exact: bool) -> Any:
     parameters = llama_cpp.llama_context_default_params()
     parameters.n_ctx = context_tokens
     parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
-    parameters.n_outputs_max = BATCH_TOKENS
+    parameters.n_outputs_max = BATCH_LOGITS
     parameters.n_outputs_max_per_seq = 0  # as many as the batch; the default of 1 serves plain chat
     parameters.n_threads = parameters.n_threads_batch = threads
     if exact:
         parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return parameters
+
+
+def _batches(count: int, wanted: frozenset[int]) -> Iterator[tuple[int, int]]:
+    """Cuts `count` tokens into batches (start, stop) of at most BATCH_TOKENS, and BATCH_LOGITS wanted ones."""
+    start = logits = 0
+    for index in range(count):
+        if index - start == BATCH_TOKENS or (index in wanted and logits == BATCH_LOGITS):
+            yield start, index
+            start, logits = index, 0
+        logits += index in wanted
+    if count:
+        yield start, count
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

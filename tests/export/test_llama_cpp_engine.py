@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.artifacts import ModelFolder
-from export.engines._base import ROWS_AT_ONCE
 from export.engines._llama_model import open_vocabulary
-from export.engines.llama_cpp import BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
+from export.engines.llama_cpp import BATCH_LOGITS, BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
 from export.errors import EngineError
 from export.formats.gguf import Gguf
 from tests.export.tiny_models import ARCHITECTURES, build
@@ -80,10 +79,10 @@ def test_log_probs_do_not_depend_on_what_ran_before(engine: LlamaCppEngine, case
 
 
 def test_a_long_row_comes_in_blocks_that_are_the_whole(engine: LlamaCppEngine, case: Case) -> None:
-    ids = random_ids(case, 2 * ROWS_AT_ONCE + 30)
-    blocks = [block.copy() for block in engine.log_prob_blocks(ids, range(1, len(ids)))]
-    assert [len(block) for block in blocks] == [ROWS_AT_ONCE, ROWS_AT_ONCE, 29]
-    np.testing.assert_array_equal(np.concatenate(blocks), engine.log_probs(ids, range(1, len(ids))))
+    ids = random_ids(case, 2 * BATCH_LOGITS + 30)
+    blocks = [block.copy() for block in engine.log_prob_blocks(ids, range(20, len(ids)))]
+    assert [len(block) for block in blocks] == [BATCH_LOGITS, BATCH_LOGITS, 10]
+    np.testing.assert_array_equal(np.concatenate(blocks), engine.log_probs(ids, range(20, len(ids))))
 
 
 def test_no_positions_give_no_rows(engine: LlamaCppEngine, case: Case) -> None:
