@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.artifacts import ModelFolder
 from export.engines._base import ROWS_AT_ONCE
-from export.engines._llama_model import open_vocabulary
 from export.engines.llama_cpp import BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
+from export.engines.llama_library import open_vocabulary
 from export.errors import EngineError
 from export.formats.gguf import Gguf
 from tests.export.tiny_models import ARCHITECTURES, build
