@@ -1,7 +1,7 @@
 """README.md beside every model that ships: what it is, how to run it, what was measured, and what was not.
 
-The figures are those of the report, in the words of `export.page`; nothing is measured here. The YAML on top is what a
-model hub reads (huggingface.co/docs/hub/model-cards), as far as it is known.
+The figures are those of the report, in the words of `export.wording`; nothing is measured here. The YAML on top is
+what a model hub reads (huggingface.co/docs/hub/model-cards), as far as it is known.
 """
 
 import re
@@ -16,11 +16,13 @@ from pydantic import ValidationError
 
 from export.artifacts import write_atomically
 from export.chat import Conversation
-from export.checks._base import Measurement
+from export.checks import Measurement
 from export.compare import Comparison
-from export.page._decision import Units, comparison_sentence, finding_sentence, reference_of, units_of
-from export.page._tables import measured_of
-from export.page._wording import (
+from export.page.details import licence_of
+from export.report import Report, SubjectRecord, measured_of, reference_of
+from export.stage import MANIFEST
+from export.wording.sentences import Units, comparison_sentence, finding_sentence, units_of
+from export.wording.values import (
     NOT_MEASURED,
     change_text,
     check_name,
@@ -31,9 +33,6 @@ from export.page._wording import (
     unit_of,
     value_text,
 )
-from export.page.details import licence_of
-from export.report import Report, SubjectRecord
-from export.stage import MANIFEST
 
 CARD = "README.md"
 _BEFORE_FINE_TUNING = ("base", "adapter")

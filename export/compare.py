@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from export import sampling, significance
-from export.checks._base import Measurement
+from export.checks import Measurement
 from export.frozen import Frozen
 from export.limits import Gate as Gate
 from export.limits import Limits as Limits

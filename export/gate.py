@@ -7,7 +7,7 @@ opened, fails whatever its scores. Then every subject is measured (`export.measu
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export.checks._base import Check, Items, Measurement
+from export.checks import Check, Items, Measurement
 from export.compare import Comparison, Verdict, overall, worst_by_subject
 from export.errors import ModelError
 from export.frozen import Frozen

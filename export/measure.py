@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import Field
 
 from export.artifacts import EngineName, sha256_of_file, sha256_of_json, write_atomically
-from export.checks._base import Check, Items, Measurement, Observation
-from export.engines._base import Subject
+from export.checks import Check, Items, Measurement, Observation
+from export.engines import Subject
 from export.errors import EngineError, MachineError
 from export.frozen import Frozen
 from export.hardware import environment, package_versions

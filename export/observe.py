@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.artifacts import StageResult
-from export.checks._base import Item, ItemObservation, Items, Observation
-from export.engines._base import Engine, Generation, Subject
+from export.checks import Item, ItemObservation, Items, Observation
+from export.engines import Engine, Generation, Subject
 from export.errors import EngineError, MachineError
 from export.frozen import Frozen
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
-from export._finding import Finding
 from export.artifacts import EngineName, Fallback, MergeCandidate, write_atomically
-from export.checks._base import Measurement
+from export.checks import Measurement
 from export.compare import Comparison, Verdict
 from export.frozen import Frozen
+from export.identity import Finding
 from export.retained import Retained
 from export.stage import Manifest
 
@@ -69,6 +69,26 @@ def _without_non_finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_non_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def reference_of(report: Report) -> str:
+    """The subject that the others were held against: the first one."""
+    return report.subjects[0].name if report.subjects else "the reference"
+
+
+def judged_of(report: Report) -> tuple[str, ...]:
+    """The subjects that have a verdict."""
+    return tuple(subject.name for subject in report.subjects if subject.verdict is not None)
+
+
+def files_of(report: Report) -> tuple[str, ...]:
+    """The subjects that ship: whatever was judged, but for the reference."""
+    return tuple(subject.name for subject in report.subjects[1:] if subject.verdict is not None)
+
+
+def measured_of(report: Report) -> Mapping[tuple[str, str], Measurement]:
+    """Each measurement by its subject and check."""
+    return {(m.subject, m.check): m for m in report.measurements}
 
 
 def held_out_rows(report: Report) -> int | None:

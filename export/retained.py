@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from export._folder_reading import CODES, FolderTensors, open_tensors
-from export._gguf_reading import WEIGHTS_AT_ONCE, StoredTensor, read_tensors, row_spans, rows_of
 from export.artifacts import QuantizedModel, StageResult
 from export.errors import ExportError, ModelError
 from export.formats.gguf import SIXTEEN_BIT
 from export.frozen import Frozen
+from export.readers.folder import CODES, FolderTensors, open_tensors
+from export.readers.gguf import WEIGHTS_AT_ONCE, StoredTensor, read_tensors, row_spans, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +142,7 @@ def base_as_gguf(base_folder: Path, merged_gguf: Path, scratch: Path | None = No
     Made by the converter that made the merged file, so that its tensors have the same names and the same order of
     rows; in the same type, so that a weight that was not changed is not rounded differently.
     """
-    from export.formats._gguf_convert import convert
+    from export.converter import convert
 
     types = {tensor.stored_as for tensor in read_tensors(merged_gguf)}
     with tempfile.TemporaryDirectory(prefix="fieldtune-", dir=scratch) as folder:

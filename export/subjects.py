@@ -15,7 +15,7 @@ from export.artifacts import (
     sha256_of_json,
     size_of_folder_bytes,
 )
-from export.engines._base import Subject
+from export.engines import Subject
 from export.errors import ModelError
 from export.measure import Candidate
 from export.report import SubjectRecord
@@ -141,7 +141,7 @@ def _described(subject: Subject, facts: WeightFacts, sha256: str, *, ships: bool
 
 def _gguf_facts(path: Path) -> WeightFacts:
     """Bytes of the whole file, which is what a device holds, and its tensors by type."""
-    from export._gguf_reading import read_tensors
+    from export.readers.gguf import read_tensors
 
     try:
         tensors = read_tensors(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from export.chat import Message, encode_prompt
-from export.engines._base import Engine, Subject
+from export.engines import Engine, Subject
 from export.errors import DataError, FieldtuneError, ModelError
 from export.hardware import available_cores
 from export.subjects import subject_at
@@ -16,7 +16,7 @@ from finetune.data import read_conversations
 from finetune.yaml_text import read_yaml
 
 if TYPE_CHECKING:
-    from export.engines._llama_model import Vocabulary
+    from export.engines.llama_library import Vocabulary
 
 _CONTEXT_TOKENS = 4096
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from export.chat_tokenizer import load_tokenizer
-from export.checks._base import Items
+from export.checks import Items
 from export.compare import Gate, compare_against
 from export.errors import ModelError, RecipeError
 from export.frozen import Frozen

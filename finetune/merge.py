@@ -13,7 +13,7 @@ from export.engines.hf import quiet_gptqmodel
 from export.errors import ModelError
 from export.loading import open_model
 from finetune.base_model import BaseModelSource, copy_tokenizer
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -20,11 +20,11 @@ from export import sampling
 from export.artifacts import MergeBase, MergeCandidate, ModelFolder
 from export.chat import Encoded, encode
 from export.chat_tokenizer import load_tokenizer
-from export.engines._base import Engine, Subject
+from export.engines import Engine, Subject
 from finetune.base_model import BaseModelSource
 from finetune.data import Splits
 from finetune.merge import merge
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 from finetune.recipe import MergeSettings
 
 if TYPE_CHECKING:

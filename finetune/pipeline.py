@@ -23,10 +23,10 @@ from export.artifacts import (
 from export.card import write_cards
 from export.chat import encode
 from export.chat_tokenizer import load_tokenizer
-from export.checks._base import Items, Measurement
+from export.checks import Items, Measurement
 from export.compare import Comparison, compare_steps
 from export.errors import TrainingError
-from export.formats._base import Format
+from export.formats import Format
 from export.gate import judge
 from export.hardware import available_cores, environment, package_versions, return_freed_memory
 from export.page import write_page
@@ -37,7 +37,7 @@ from finetune.base_model import BaseModelSource, open_base
 from finetune.data import Splits, identity, prepare
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 from finetune.preflight import inspect
 from finetune.recipe import Recipe, dump
 from finetune.subjects import items_of, subjects_of_run

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from export.artifacts import read_model_config
 from export.errors import FieldtuneError, RecipeError
-from export.formats._base import Format
+from export.formats import Format
 from export.plugins import Chosen
 from finetune import template
 from finetune.base_model import ModelSettings

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from export.errors import TrainingError
-from finetune.methods._base import LossPoint
+from finetune.methods import LossPoint
 
 _PLAIN_LINES = 10
 _SECONDS_BETWEEN_LINES = 60.0

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from export import plugins
-from export.checks._base import Check
+from export.checks import Check
 from export.compare import Gate
 from export.errors import RecipeError
-from export.formats._base import Format
+from export.formats import Format
 from export.frozen import Frozen
 from export.plugins import Chosen
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
-from finetune.methods._base import Method
+from finetune.methods import Method
 from finetune.mistakes import mistakes
 from finetune.yaml_text import parse_yaml, read_yaml
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from export.artifacts import ModelFolder, QuantizedModel
 from export.chat import Conversation, Message, encode, encode_prompt
-from export.checks._base import Item, Items, SafetyItem
-from export.engines._base import Subject
+from export.checks import Item, Items, SafetyItem
+from export.engines import Subject
 from export.errors import DataError
 from export.subjects import Described, describe, describe_made, shown_path
 from finetune.base_model import BaseModelSource
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 from finetune.recipe import CheckSettings
 from finetune.safety import read_safety_rows
 

@@ -60,6 +60,56 @@ def test_heavy_libraries_are_imported_inside_functions_only(path):
         assert not {name.partition(".")[0] for name in names} & HEAVY, f"{path}:{node.lineno}"
 
 
+def _imported(path: Path, package: str) -> list[tuple[int, str]]:
+    """The line and the full name of everything that a file of `package` imports, also within functions.
+
+    A name that is taken from a module is listed as if it were a module of it: which of the two it is cannot be seen.
+    """
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def _private_of_others(path: Path, package: str) -> list[str]:
+    """The imports in a file of `package` that reach into another package: a part begins with an underscore there."""
+    foreign = []
+    for line, name in _imported(path, package):
+        parts = name.split(".")
+        private = next((i for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")), None)
+        if private is not None and parts[0] in ("finetune", "export") and ".".join(parts[:private]) != package:
+            foreign.append(f"{path}:{line}: {name}")
+    return foreign
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_begins_with_an_underscore_is_imported_in_its_own_package_only(path):
+    # what two packages need has a public home: a name without an underscore, or one in its package's __init__
+    assert _private_of_others(path, ".".join(path.relative_to(ROOT).parent.parts)) == []
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        "from export.page._decision import decide",
+        "from export.page import _decision",
+        "import export.page._decision",
+        "from ..page._decision import decide",
+        "def f():\n    from export.page import _decision as other",
+        "from export.converter import _converter_type",
+    ],
+)
+def test_reaching_into_another_package_is_seen_however_it_is_written(tmp_path, reach):
+    (tmp_path / "planted.py").write_text(f"from export.identity._reading import PROBES\n{reach}\n", encoding="utf-8")
+    (seen,) = _private_of_others(tmp_path / "planted.py", "export.identity")
+    assert "export.page._decision" in seen or "_converter_type" in seen
+
+
 def _readme_commands() -> list[str]:
     return re.findall(r"^\$ ([^#\n]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export.checks._base import Items, Observation
+from export.checks import Items, Observation
 from export.compare import Gate, compare_against, overall
 from export.gate import Judged, judge
 from export.measure import measure

@@ -1,1 +1,9 @@
-"""One file per quality check; the file's name is the word in the recipe."""
+"""One file per quality check; the file's name is the word in the recipe.
+
+What all of them share, and what is measured with, is named here: the file it stands in begins with an underscore
+because every other file of this package is a check.
+"""
+
+from export.checks._base import Check, Item, ItemObservation, Items, Measurement, Observation, SafetyItem, measurement
+
+__all__ = ["Check", "Item", "ItemObservation", "Items", "Measurement", "Observation", "SafetyItem", "measurement"]

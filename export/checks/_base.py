@@ -86,7 +86,7 @@ class Observation(Frozen):
     `peak_memory_bytes` is that of the whole measuring process: runtime, weights, cache, scoring buffers and the stored
     predictions of the reference; for the hf engine on a CUDA device the most that torch held on the device is added.
     `tokens_per_second` holds single-stream speeds, one per timed item that gave an answer; the engines count
-    differently (`export.engines._base.Generation`), so two of them must not be compared. `top_k` and `tail_mass` say
+    differently (`export.engines.Generation`), so two of them must not be compared. `top_k` and `tail_mass` say
     how many of the reference's predictions its divergence was computed over, and what probability lay beyond them on
     average. `safety` holds the answers to the safety items, in their order.
     """

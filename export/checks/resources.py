@@ -5,7 +5,7 @@ from export.checks._base import Check, Items, Measurement, Observation, measurem
 _ONE_FACT = "a fact about one file, not an estimate: it has no standard error"
 _ONE_RUN = "one run on the machine that made this report: no standard error"
 _WHOLE_PROCESS = "the whole measuring process: runtime, weights, cache, scoring buffers, stored reference predictions"
-# What the engines' seconds contain (`export.engines._base.Generation`).
+# What the engines' seconds contain (`export.engines.Generation`).
 _TIMED: dict[str, str] = {"hf": "reading the prompt included", "llama_cpp": "decoding only"}
 
 

@@ -9,10 +9,10 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from export._gguf_reading import StoredTensor, read_tensors
 from export.artifacts import Fallback
-from export.engines._llama_log import captured_log
+from export.engines.llama_library import captured_log
 from export.errors import ExportError
+from export.readers.gguf import StoredTensor, read_tensors
 
 SIXTEEN_BITS_OR_MORE = frozenset({"f32", "f16", "bf16"})
 NAMES_SHOWN = 3

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from export.engines._llama_log import captured_log
+from export.engines.llama_library import captured_log
 from export.errors import ExportError
 
 FULL_ATTENTION_INTERVAL = 4  # the converter's default, and every released Qwen3-Next and Qwen3.5

@@ -7,45 +7,10 @@ records; what becomes of the records is decided in `gptq`.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
-from export.artifacts import Fallback
 from export.errors import ExportError
-from export.frozen import Frozen
-
-
-class ModuleRecord(Frozen):
-    """How one linear layer was quantized.
-
-    `loss` is GPTQ's weighted squared error per calibration token (None when plainly rounded); `samples` the tokens
-    that reached the layer; `damp` the share of the mean Hessian diagonal that was added to it; `unused_inputs` counts
-    inputs that were zero for every token, whose weights gptqmodel sets to zero.
-    """
-
-    name: str
-    method: Literal["gptq", "plain rounding"]
-    samples: int
-    inputs: int
-    loss: float | None
-    damp: float
-    unused_inputs: int
-    diagonal_raised: bool
-
-    def fallbacks(self, damp: float) -> tuple[Fallback, ...]:
-        """What was done otherwise than asked, `damp` being what was asked for."""
-        found = []
-        if self.method != "gptq":
-            reason = "no calibration token reached it" if self.samples == 0 else "its Hessian could not be inverted"
-            found.append(Fallback(what=self.name, asked="GPTQ", used=self.method, reason=reason))
-        elif self.damp > damp or self.diagonal_raised:
-            used = f"damp {self.damp:g}" + (" and a raised diagonal" if self.diagonal_raised else "")
-            reason = "its Hessian was not positive definite: give more, or more varied, calibration rows"
-            found.append(Fallback(what=self.name, asked=f"damp {damp:g}", used=used, reason=reason))
-        if self.unused_inputs:
-            used = f"{self.unused_inputs} of {self.inputs} input columns set to zero"
-            reason = "these inputs were zero for every calibration token"
-            found.append(Fallback(what=self.name, asked="every column quantized", used=used, reason=reason))
-        return tuple(found)
+from export.quantization_record import ModuleRecord
 
 
 @contextlib.contextmanager

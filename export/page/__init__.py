@@ -13,10 +13,10 @@ from export.artifacts import write_atomically
 from export.measure import Measured
 from export.page import _figures, _made
 from export.page._answers import worst_rows
-from export.page._decision import decide, files_of, reference_of
+from export.page._decision import decide
 from export.page._tables import behaviour_table, divergence_table, steps, subject_table
 from export.page.details import Details, gather
-from export.report import Report
+from export.report import Report, files_of, reference_of
 
 __all__ = ["Details", "gather", "render", "write", "write_page"]
 

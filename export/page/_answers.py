@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from export.page._decision import files_of, reference_of
-from export.page._wording import NOT_FINITE, plain
 from export.page.details import Details
-from export.report import Report
+from export.report import Report, files_of, reference_of
+from export.wording.values import NOT_FINITE, plain
 
 ROWS_PER_FILE = 8
 # So many of them at most are shown for their changed answer alone.

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from export.page._decision import Strip
 from export.page._svg import Drawing, Marker, Scale, decade_ticks, linear_ticks, named, named_decades
-from export.page._wording import plain
 from export.page.details import LossPoint
+from export.wording.sentences import Strip
+from export.wording.values import plain
 
 _WIDTH = 520.0
 _LEFT = 58.0

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from export import sampling
-from export.checks._base import Measurement
+from export.checks import Measurement
 from export.compare import Comparison
 from export.page._charts import (
     Point,
@@ -17,12 +17,10 @@ from export.page._charts import (
     loss_curve,
     scores_against_size,
 )
-from export.page._decision import files_of, reference_of
 from export.page._svg import Marker
-from export.page._tables import measured_of
-from export.page._wording import check_name, counted, plain, unit_of, with_error
 from export.page.details import Details
-from export.report import Report, SubjectRecord
+from export.report import Report, SubjectRecord, files_of, measured_of, reference_of
+from export.wording.values import check_name, counted, plain, unit_of, with_error
 
 _LONGEST_LABEL = 26
 _SCORES = ("exact_match",)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from export.artifacts import Fallback
-from export.formats.gptq import QuantizationRecord
 from export.page._tables import from_base_to_files
-from export.page._wording import NOT_MEASURED, plain, unit_of, with_error
 from export.page.details import Details
 from export.promises import promised
+from export.quantization_record import QuantizationRecord
 from export.report import Report, SubjectRecord
+from export.wording.values import NOT_MEASURED, plain, unit_of, with_error
 
 # A model of 32 layers falls back 32 times for one reason.
 _FALLBACKS_SHOWN = 12

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
-from export.page._wording import power_of_ten
+from export.wording.values import power_of_ten
 
 Marker = Literal["diamond", "circle", "square", "triangle"]
 # Half the width of a marker, in the drawing's units.

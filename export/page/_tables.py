@@ -1,15 +1,16 @@
 """The page's tables of what was measured and compared, as rows of text beside the exact numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from export.checks._base import Measurement
+from export.checks import Measurement
 from export.compare import Comparison, Verdict, overall
 from export.page._charts import limit_strip
-from export.page._decision import Units, files_of, reference_of, strip_of, units_of
-from export.page._wording import (
+from export.report import Report, SubjectRecord, files_of, measured_of, reference_of
+from export.wording.sentences import Units, strip_of, units_of
+from export.wording.values import (
     NOT_MEASURED,
     about,
     change_text,
@@ -23,7 +24,6 @@ from export.page._wording import (
     unit_of,
     value_text,
 )
-from export.report import Report, SubjectRecord
 
 _DIVERGENCE_COLUMNS = ("kl_mean", "kl_median", "kl_percentile_99", "kl_max", "same_top_token")
 
@@ -103,11 +103,6 @@ def divergence_table(report: Report) -> Table:
     checks = [check for check in _DIVERGENCE_COLUMNS if check in measured]
     files = files_of(report)
     return _table(report, checks, [s for s in report.subjects if s.name in files])
-
-
-def measured_of(report: Report) -> Mapping[tuple[str, str], Measurement]:
-    """Each measurement by its subject and check."""
-    return {(m.subject, m.check): m for m in report.measurements}
 
 
 def _table(report: Report, checks: Sequence[str], subjects: Sequence[SubjectRecord]) -> Table:

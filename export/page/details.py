@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from export.checks._base import Items, Observation
-from export.formats.gptq import RECORD, QuantizationRecord
+from export.checks import Items, Observation
 from export.frozen import Frozen
+from export.quantization_record import RECORD, QuantizationRecord
 from export.report import Report
 
 # Of a licence's file, its title; longer first lines are no title.

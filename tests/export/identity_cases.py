@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from export.chat import Conversation, Message, encode
-from export.checks._base import Item, Items
-from export.formats._gguf_convert import convert
+from export.checks import Item, Items
+from export.converter import convert
 from export.formats._gguf_quantize import quantize_file
 from export.identity import Finding, identify
 from export.loading import open_tokenizer

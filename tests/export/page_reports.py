@@ -6,9 +6,8 @@ Answers and divergences are random, seeded, and worse the fewer bits a file has.
 import random
 from collections.abc import Mapping, Sequence
 
-from export._finding import Finding
 from export.artifacts import EngineName, Fallback, MergeCandidate
-from export.checks._base import Item, ItemObservation, Items, Observation
+from export.checks import Item, ItemObservation, Items, Observation
 from export.checks.behaviour import Behaviour
 from export.checks.divergence import Divergence
 from export.checks.exact_match import ExactMatch
@@ -16,9 +15,9 @@ from export.checks.perplexity import Perplexity
 from export.checks.resources import Resources
 from export.checks.stops import Stops
 from export.compare import Gate, compare_against, compare_steps, overall, worst_by_subject
-from export.formats._gptq_recording import ModuleRecord
-from export.formats.gptq import CalibrationRecord, QuantizationRecord
+from export.identity import Finding
 from export.page.details import Details, LossPoint, Row
+from export.quantization_record import CalibrationRecord, ModuleRecord, QuantizationRecord
 from export.report import Report, SubjectRecord
 from export.retained import Retained
 from export.stage import Manifest

@@ -13,10 +13,10 @@ import yaml
 from export.artifacts import sha256_of_folder
 from export.card import Background, card, write_cards
 from export.chat import Conversation, Message
-from export.formats._gguf_convert import convert
+from export.converter import convert
 from export.formats.gptq import _copy_other_files
-from export.page._wording import value_text
 from export.stage import MANIFEST
+from export.wording.values import value_text
 from tests.export import tiny_models
 from tests.export.page_reports import FILES, findings, run_report
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from export import plugins
-from export.checks._base import Check, Item, ItemObservation, Items, Observation, SafetyItem
+from export.checks import Check, Item, ItemObservation, Items, Observation, SafetyItem
 from export.checks.behaviour import Behaviour, is_json, loops
 from export.checks.divergence import Divergence
 from export.checks.exact_match import ExactMatch

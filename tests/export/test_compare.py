@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from export import sampling
-from export.checks._base import Measurement, measurement
+from export.checks import Measurement, measurement
 from export.compare import (
     CHANCE,
     NO_CHANCE,

@@ -3,11 +3,11 @@
 import pytest
 
 from export import gate, measure
-from export.checks._base import Item, ItemObservation, Items, Observation
+from export.checks import Item, ItemObservation, Items, Observation
 from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
 from export.compare import Gate, compare_against
-from export.engines._base import Subject
+from export.engines import Subject
 from export.errors import EngineError, MachineError
 from export.gate import judge
 from export.identity import Finding

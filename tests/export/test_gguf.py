@@ -16,15 +16,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from export._gguf_reading import read_tensors
 from export.artifacts import ModelFolder, QuantizedModel, sha256_of_file
-from export.engines._llama_model import open_vocabulary
 from export.engines.llama_cpp import load
+from export.engines.llama_library import open_vocabulary
 from export.errors import ExportError
 from export.formats import gguf as gguf_format
 from export.formats._gguf_quantize import _fallbacks
 from export.formats._gguf_support import runtime_knows
 from export.formats.gguf import FILE_TYPES, NEEDS_IMPORTANCES, Gguf
+from export.readers.gguf import read_tensors
 from tests.export.tiny_models import ARCHITECTURES, MODEL_VOCABULARY_SIZE, Architecture, build
 
 # Mean KL divergence, in nats, of random models whose weights spread widely: larger than a trained model's.
@@ -215,9 +215,9 @@ def test_a_pre_tokenizer_of_the_wrong_name_is_found_by_the_ids(
     copy: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a name were ever given to a pre-tokenizer that cuts otherwise, the probe texts would tell."""
-    from export.formats import _gguf_convert
+    from export import converter
 
-    monkeypatch.setattr(_gguf_convert, "pre_tokenizer_name", lambda folder: "gpt-2")
+    monkeypatch.setattr(converter, "pre_tokenizer_name", lambda folder: "gpt-2")
     with pytest.raises(ExportError, match=r"token ids: found at position \d+: id"):
         convert(copy, tmp_path / "out")
 

@@ -7,7 +7,7 @@ from typing import Any
 import gguf
 import pytest
 
-from export._gguf_reading import read_gguf, read_tensors, rows_of
+from export.readers.gguf import read_gguf, read_tensors, rows_of
 from tests.export.artifact_edits import Weights, rewrite_gguf
 from tests.export.identity_cases import Made, make
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export._folder_reading import open_tensors
 from export.artifacts import ModelFolder, QuantizedModel, read_model_config
-from export.engines import hf
-from export.engines._base import Subject
+from export.engines import Subject, hf
 from export.errors import ExportError
 from export.formats import gptq
 from export.formats._gptq_plan import LinearLayer, Plan, check_blocks_take_the_same, plan_for
-from export.formats.gptq import Gptq, QuantizationRecord, row_sha256
+from export.formats.gptq import Gptq
+from export.quantization_record import QuantizationRecord, row_sha256
+from export.readers.folder import open_tensors
 from tests.export import tiny_models
 
 ROWS = [[int(i) for i in np.random.default_rng(row).integers(0, 400, 60)] for row in range(40)]

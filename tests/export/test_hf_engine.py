@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.engines import hf
-from export.engines._base import ROWS_AT_ONCE, Subject
+from export.engines import Subject, hf
+from export.engines._base import ROWS_AT_ONCE
 from export.errors import EngineError
 from tests.export import tiny_models
 

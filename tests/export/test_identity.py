@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from export import _identity_reading
 from export.chat import Conversation, Message, encode
-from export.checks._base import Item, Items
+from export.checks import Item, Items
+from export.converter import convert
 from export.errors import ModelError
-from export.formats._gguf_convert import convert
-from export.identity import identify
+from export.identity import _reading, identify
 from export.loading import open_tokenizer
 from tests.export import tiny_models
 from tests.export.artifact_edits import Metadata, change_json, change_weights, pack_folder, rewrite_gguf
@@ -242,7 +241,7 @@ def test_the_first_differing_token_is_shown_with_both_ids_and_texts(made: Made, 
 
 def test_held_out_rows_are_read_too(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vocabulary that differs only where no conversation of ours goes."""
-    monkeypatch.setattr(_identity_reading, "PROBES", {"x": _identity_reading.PROBES["one turn with a system prompt"]})
+    monkeypatch.setattr(_reading, "PROBES", {"x": _reading.PROBES["one turn with a system prompt"]})
     path = rewrite_gguf(made.f16, tmp_path / "x-f16.gguf", set_key("tokenizer.ggml.pre", "gpt-2"))
     assert failed(path, made.folder) == {}
     found = failed(path, made.folder, items=held_out(made.folder, "hello", *ROWS))["token ids"]
@@ -253,8 +252,8 @@ def test_an_answer_that_begins_with_white_space_is_no_mismatch_of_the_file(made:
     """Training cuts the text before the answer; read as a whole, its line breaks would be one token."""
     talk = Conversation(messages=(Message(role="user", content="a"), Message(role="assistant", content="\n\n\nb")))
     tokenizer = open_tokenizer(made.folder)
-    assert encode(tokenizer, talk).ids != _identity_reading.ids_of(
-        tokenizer, _identity_reading.render(tokenizer, talk.messages, thinking=False, open_turn=False)
+    assert encode(tokenizer, talk).ids != _reading.ids_of(
+        tokenizer, _reading.render(tokenizer, talk.messages, thinking=False, open_turn=False)
     )
     ids = encode(tokenizer, talk).ids
     items = Items(items=(Item(ids=ids, scored=(), prompt=ids[:4], answer="x"),), vocabulary_size=512, max_new_tokens=4)
@@ -266,7 +265,7 @@ def test_training_that_reads_otherwise_than_the_template_is_found(made: Made, mo
         right = encode(*arguments, **more)
         return right.model_copy(update={"ids": (*right.ids[:5], 7, *right.ids[6:])})
 
-    monkeypatch.setattr(_identity_reading, "encode", encode_wrongly)
+    monkeypatch.setattr(_reading, "encode", encode_wrongly)
     found = failed(made.f16, made.folder)
     assert set(found) == {"token ids"}
     assert "encoded for training and read as a whole" in found["token ids"].note

@@ -8,11 +8,11 @@ import gguf
 import numpy as np
 import pytest
 
-from export._gguf_reading import GgufContent, StoredTensor, read_gguf, read_tensors, rows_of
-from export._identity_weights import allowed_by_rounding, gguf_types_finding, relative_difference
 from export.formats.gguf import FILE_TYPES
-from export.formats.gptq import RECORD, CalibrationRecord, QuantizationRecord, row_sha256
+from export.identity._weights import allowed_by_rounding, gguf_types_finding, relative_difference
 from export.promises import promised
+from export.quantization_record import RECORD, CalibrationRecord, QuantizationRecord, row_sha256
+from export.readers.gguf import GgufContent, StoredTensor, read_gguf, read_tensors, rows_of
 from tests.export import tiny_models
 from tests.export.artifact_edits import Weights, change_json, change_weights, pack_folder, rewrite_gguf
 from tests.export.chat_tokenizers import PLAIN

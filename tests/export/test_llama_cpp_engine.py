@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.artifacts import ModelFolder
-from export.engines._llama_model import open_vocabulary
 from export.engines.llama_cpp import BATCH_LOGITS, BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
+from export.engines.llama_library import open_vocabulary
 from export.errors import EngineError
 from export.formats.gguf import Gguf
 from tests.export.tiny_models import ARCHITECTURES, build

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from export import observe as observe_module
-from export.checks._base import Item, Items
-from export.engines._base import Generation, Subject
+from export.checks import Item, Items
+from export.engines import Generation, Subject
 from export.errors import EngineError, MachineError
 from export.observe import Observed, Request, main, observe
 from export.stage import run_stage

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export import page
-from export.checks._base import Items, Observation
+from export.checks import Items, Observation
 from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
 from export.page import Details, _charts, _svg, gather, render
 from export.page._answers import side_by_side, worst_rows
 from export.page._decision import decide
-from export.page._wording import about, check_name, plain, unit_of, with_error
 from export.page.details import licence_of
 from export.report import write
+from export.wording.values import about, check_name, plain, unit_of, with_error
 from tests.export.page_reports import (
     FILES,
     comparison_report,

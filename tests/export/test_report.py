@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from export.checks._base import measurement
+from export.checks import measurement
 from export.compare import Gate, compare_steps
 from export.report import Report, SubjectRecord, held_out_rows, scored_tokens, table, write
 from finetune.terminal import show_report

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from export._folder_reading import open_tensors, unpack
 from export.artifacts import QuantizedModel
+from export.converter import convert
 from export.engines import hf
 from export.errors import ExportError, ModelError
-from export.formats._gguf_convert import convert
 from export.formats._gguf_quantize import quantize_file
+from export.readers.folder import open_tensors, unpack
 from export.retained import base_as_gguf, retained_in, retained_in_folder, retained_in_gguf
 from tests.export import tiny_models
 from tests.export.artifact_edits import change_json, change_weights, pack_folder, rewrite_gguf
@@ -99,7 +99,7 @@ def test_chunks_of_rows_give_the_same_sums(case: Tuned, tmp_path: Path, monkeypa
     whole = retained_in_gguf("x", path, case.merged_gguf, case.base_gguf)
     packed = pack_folder(case.merged, tmp_path / "packed")
     of_folder = retained_in_folder("x", packed, case.merged, case.base)
-    monkeypatch.setattr("export._gguf_reading.WEIGHTS_AT_ONCE", 1000)
+    monkeypatch.setattr("export.readers.gguf.WEIGHTS_AT_ONCE", 1000)
     monkeypatch.setattr("export.retained.WEIGHTS_AT_ONCE", 1000)
     assert retained_in_gguf("x", path, case.merged_gguf, case.base_gguf).share == pytest.approx(whole.share, rel=1e-9)
     assert retained_in_folder("x", packed, case.merged, case.base).share == pytest.approx(of_folder.share, rel=1e-9)

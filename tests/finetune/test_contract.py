@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig
 
-from export.engines import hf, llama_cpp
-from export.engines._base import Subject
+from export.engines import Subject, hf, llama_cpp
 from finetune import cli
 from finetune.data import read_conversations
 from tests.export.tiny_models import build

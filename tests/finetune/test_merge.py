@@ -12,7 +12,7 @@ from export.chat_tokenizer import load_tokenizer
 from export.errors import ModelError, RecipeError
 from finetune.base_model import ModelSettings, guard_tied_embeddings, open_base
 from finetune.merge import merge
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 
 # peft itself reads this property of transformers when it wraps a model
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

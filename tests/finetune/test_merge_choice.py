@@ -20,7 +20,7 @@ from finetune import merge as merge_module
 from finetune.base_model import ModelSettings, open_base
 from finetune.data import SplitCounts, Splits
 from finetune.merge_choice import choose, merge_as_asked
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 from finetune.recipe import MergeSettings
 from tests.export.tiny_models import build
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.artifacts import ModelFolder
-from export.formats._gguf_convert import convert
+from export.converter import convert
 from export.formats._gguf_quantize import quantize_file
 from finetune.base_model import BaseModelSource
 from finetune.merge import merge

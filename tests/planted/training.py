@@ -13,10 +13,10 @@ import pytest
 from export.artifacts import ModelFolder, QuantizedModel
 from export.chat import Conversation
 from export.chat_tokenizer import load_tokenizer
-from export.checks._base import Items
+from export.checks import Items
 from finetune import recipe as recipes
 from finetune.base_model import BaseModelSource
-from finetune.methods._base import Adapter
+from finetune.methods import Adapter
 from finetune.methods.sft import Sft
 from finetune.pipeline import Run
 from finetune.recipe import CheckSettings

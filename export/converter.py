@@ -1,8 +1,10 @@
 """Writes a model folder as one 16-bit GGUF file, by llama.cpp's own converter run in this process.
 
+The GGUF format ships what it writes; the checks of identity and `export.retained` hold other files against it.
+
 The converter is a class per architecture. It is subclassed where it would refuse or lose something: it knows a
 pre-tokenizer only by a hash of the published models' ids, prefers a stale template, and leaves it to the runtime to
-guess which token ends a turn. What was written is verified in `_gguf_verify`, quantized in `_gguf_quantize`.
+guess which token ends a turn. What was written is verified and quantized in `export.formats`.
 """
 
 import json

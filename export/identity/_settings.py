@@ -8,12 +8,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export._finding import Finding
-from export._identity_reading import Reference
 from export.errors import ModelError
+from export.identity._reading import Reference
+from export.identity.finding import Finding
 
 if TYPE_CHECKING:
-    from export.formats._gguf_convert import Converted
+    from export.converter import Converted
 
 WHAT = "settings"
 # Set by how a folder is stored, of training alone, or looked at by a finding of their own.

@@ -7,12 +7,13 @@ makes every score of the file a score of something else.
 
 from pathlib import Path
 
-from export._finding import Finding
-from export._identity_reading import open_reference
 from export.artifacts import EngineName
-from export.checks._base import Items
+from export.checks import Items
 from export.errors import EngineError, ModelError
+from export.identity._reading import open_reference
+from export.identity.finding import Finding
 from export.promises import promised as promised_by
+from export.quantization_record import row_sha256
 
 __all__ = ["Finding", "identify"]
 
@@ -44,19 +45,17 @@ def identify(
 
     Raises ModelError when it is the reference that cannot be read.
     """
-    from export.formats.gptq import row_sha256
-
     rows = [] if items is None else [item.ids for item in items.items]
     reference = open_reference(reference_folder, rows, thinking=thinking)
     held_out = [row_sha256(ids) for ids in rows]
     promise = promised_by(promised or path.name)
     try:
         if engine == "llama_cpp":
-            from export._identity_gguf import gguf_findings
+            from export.identity._gguf import gguf_findings
 
             found = gguf_findings(subject, path, reference, promise, compare_weights=compare_weights)
         else:
-            from export._identity_folder import folder_findings
+            from export.identity._folder import folder_findings
 
             found = folder_findings(subject, path, reference, held_out, promise, compare_weights=compare_weights)
     except (ModelError, EngineError, OSError) as error:

@@ -2,7 +2,7 @@
 them is compared with that.
 
 The reference is a Hugging Face folder: `export.chat` gives the ids that were trained on, its template and tokenizer
-the ids of the whole text. What an artifact makes of them is found out in `_identity_gguf` and `_identity_folder`.
+the ids of the whole text. What an artifact makes of them is found out in `_gguf` and `_folder`.
 """
 
 import copy
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from export._finding import Finding
 from export.artifacts import read_model_config
 from export.chat import Conversation, Message, encode, encode_prompt, render
 from export.chat_tokenizer import name_turn_end
 from export.errors import DataError, ModelError
+from export.identity.finding import Finding
 from export.loading import open_tokenizer
 
 if TYPE_CHECKING:

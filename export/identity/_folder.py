@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from export._finding import Finding
-from export._folder_reading import PACKED, FolderTensors, open_tensors, refuse_broken_settings
-from export._identity_reading import (
+from export.artifacts import read_model_config
+from export.errors import ModelError
+from export.identity._reading import (
     Read,
     Reference,
     ids_of,
@@ -19,16 +19,16 @@ from export._identity_reading import (
     token_ids_finding,
     token_texts,
 )
-from export._identity_settings import folder_settings_finding
-from export._identity_stops import folder_stops_finding
-from export._identity_tensors import folder_weights_finding
-from export._identity_vocabulary import added_finding, plain_text_ids, vocabulary_finding
-from export._identity_weights import folder_tied_finding, folder_types_finding
-from export.artifacts import read_model_config
-from export.errors import ModelError
-from export.formats.gptq import RECORD, QuantizationRecord
+from export.identity._settings import folder_settings_finding
+from export.identity._stops import folder_stops_finding
+from export.identity._tensors import folder_weights_finding
+from export.identity._vocabulary import added_finding, plain_text_ids, vocabulary_finding
+from export.identity._weights import folder_tied_finding, folder_types_finding
+from export.identity.finding import Finding
 from export.loading import open_tokenizer
 from export.promises import Promise
+from export.quantization_record import RECORD, QuantizationRecord
+from export.readers.folder import PACKED, FolderTensors, open_tensors, refuse_broken_settings
 from export.weights import weight_facts
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export._finding import Finding
-from export._gguf_reading import GgufContent
-from export._identity_reading import Reference
+from export.identity._reading import Reference
+from export.identity.finding import Finding
+from export.readers.gguf import GgufContent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from export.engines._llama_answers import Answers
+    from export.engines.llama_library import Answers
 
 # Metadata that names a token which llama.cpp then stops at, besides those that it knows by their text.
 _STOPS_NAMED = ("eom", "fim_pad", "fim_rep", "fim_sep")

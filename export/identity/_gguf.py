@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from export._finding import Finding
-from export._gguf_reading import read_gguf
-from export._identity_reading import Read, Reference, rendered_by, template_finding, token_ids_finding
-from export._identity_settings import gguf_settings_finding
-from export._identity_stops import gguf_stops_finding
-from export._identity_tensors import gguf_weights_finding
-from export._identity_vocabulary import PLAIN_TEXT, added_finding, gguf_rows, gguf_tokens, vocabulary_finding
-from export._identity_weights import gguf_tied_finding, gguf_types_finding
-from export.engines._llama_answers import ask
+from export.converter import Converted, converted
+from export.engines.llama_library import ask
 from export.errors import ExportError, ModelError
-from export.formats._gguf_convert import Converted, converted
+from export.identity._reading import Read, Reference, rendered_by, template_finding, token_ids_finding
+from export.identity._settings import gguf_settings_finding
+from export.identity._stops import gguf_stops_finding
+from export.identity._tensors import gguf_weights_finding
+from export.identity._vocabulary import PLAIN_TEXT, added_finding, gguf_rows, gguf_tokens, vocabulary_finding
+from export.identity._weights import gguf_tied_finding, gguf_types_finding
+from export.identity.finding import Finding
 from export.promises import Promise
+from export.readers.gguf import read_gguf
 
 
 def gguf_findings(

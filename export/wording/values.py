@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from export.checks._base import Measurement
+from export.checks import Measurement
 from export.compare import Comparison
 
 NOT_MEASURED = "–"

@@ -6,12 +6,12 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from export._finding import Finding
-from export._folder_reading import DENSE, PACKED, FolderTensors, PackedSettings, open_tensors
-from export._gguf_reading import GgufContent, StoredTensor, row_spans, rows_of
-from export._identity_reading import Reference
 from export.errors import ModelError
+from export.identity._reading import Reference
+from export.identity.finding import Finding
 from export.promises import Promise, promised
+from export.readers.folder import DENSE, PACKED, FolderTensors, PackedSettings, open_tensors
+from export.readers.gguf import GgufContent, StoredTensor, row_spans, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

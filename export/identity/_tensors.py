@@ -9,18 +9,18 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from export._finding import Finding
-from export._folder_reading import CODES, FolderTensors, open_tensors
-from export._gguf_reading import WEIGHTS_AT_ONCE, GgufContent, StoredTensor, row_spans, rows_of
-from export._identity_reading import Reference
-from export._identity_weights import HEAD, allowed_by_rounding, relative_difference
 from export.errors import ExportError, ModelError
+from export.identity._reading import Reference
+from export.identity._weights import HEAD, allowed_by_rounding, relative_difference
+from export.identity.finding import Finding
+from export.readers.folder import CODES, FolderTensors, open_tensors
+from export.readers.gguf import WEIGHTS_AT_ONCE, GgufContent, StoredTensor, row_spans, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from export.formats._gguf_convert import Converted
+    from export.converter import Converted
 
 WHAT = "weights"
 _EXPECTED = "every tensor of {}, rounded to the type that it is stored in"

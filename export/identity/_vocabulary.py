@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from export._finding import Finding
-from export._gguf_reading import GgufContent
-from export._identity_reading import Reference
+from export.identity._reading import Reference
+from export.identity.finding import Finding
+from export.readers.gguf import GgufContent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

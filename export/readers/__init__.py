@@ -1,0 +1,1 @@
+"""Read what is stored, one file per kind of artifact, without the runtime that will run it."""
