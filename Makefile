@@ -24,10 +24,12 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/fieldtune run recipes/quickstart.yaml
 
-# What CI runs: lint, types, the default tier, then the slow tier (the whole path on the starter).
+# What CI runs: lint, types, the default tier, then the slow tier (the whole path on the starter). A file's tests stay
+# in one process, because they share what they build.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 test: install lint types
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""For all tests: the network is closed, in this process and in every one it starts."""
+"""For all tests: the network is closed, in this process and in every one it starts; processes share the cores."""
 
 import os
 import sys
@@ -13,3 +13,7 @@ def pytest_configure() -> None:
     sys.path.insert(0, str(GUARD))
     sys.modules.pop("sitecustomize", None)
     import sitecustomize  # noqa: F401 - importing it closes the network
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # every worker would start as many threads as there are cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
