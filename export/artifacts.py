@@ -7,6 +7,7 @@ model; `export.stage` writes and reads these objects.
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,8 +71,8 @@ class Fallback(Frozen):
 class QuantizedModel(StageResult):
     """A file or folder that ships, with what was really made of the weights.
 
-    `bits_per_weight` is the artifact's weight bytes times 8 over its number of weights; `tensor_types` counts the
-    tensors stored in each type; `tools` names the versions that wrote it.
+    `size_bytes`, `bits_per_weight` and `tensor_types` are those of `export.weights.WeightFacts`; `tools` names the
+    versions that wrote it.
     """
 
     subject: str
@@ -123,14 +124,17 @@ def size_of_folder_bytes(folder: Path) -> int:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a UTF-8 file whole or not at all: a reader, or a crash, never meets half of it.
 
-    Raises OSError when it cannot be written; what stood there before is kept then.
+    Raises OSError, which names `path`, when it cannot be written; what stood there before is kept then.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         os.replace(partial, path)  # noqa: PTH105 - named for what it does: it replaces on every system
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # a name that cannot be written cannot be removed either
+            partial.unlink()
+        if isinstance(error, OSError) and error.filename is not None:
+            error.filename = str(path)  # what was asked for: nobody knows the partial one
         raise
 
 

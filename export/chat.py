@@ -2,7 +2,7 @@
 
 Training, calibration and every check call `encode`, so that all of them see the same ids and the same mask. The
 text comes from the tokenizer's own chat template; what is ours is finding the assistant's turns in it. Rows are made
-into conversations elsewhere (`finetune.template`).
+into conversations elsewhere (`finetune.data.template`).
 """
 
 from collections.abc import Iterator, Sequence

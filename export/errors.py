@@ -6,6 +6,7 @@ without a traceback. Anything that is not a `FieldtuneError` is a bug of ours an
     FieldtuneError
     ├── RecipeError          the recipe, or a --set override, does not say something that can be done
     ├── DataError            rows that cannot be read, mapped, split or encoded
+    ├── ContractError        rows that were read, and are not what the recipe's contract asks for
     ├── ModelError           a model that is missing, broken or of an architecture that a runtime cannot carry
     ├── TrainingError        training produced something that must not be kept (a non-finite loss, say)
     ├── ExportError          quantizing or converting failed, or would fail
@@ -26,6 +27,10 @@ class RecipeError(FieldtuneError):
 
 class DataError(FieldtuneError):
     """Rows that cannot be read, mapped to messages, split, or encoded."""
+
+
+class ContractError(FieldtuneError):
+    """Rows that do not keep the contract: a verdict, so that the command line ends with exit status 1."""
 
 
 class ModelError(FieldtuneError):

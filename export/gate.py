@@ -4,7 +4,7 @@ Identity comes before any number (`export.identity`): a file that reads other te
 opened, fails whatever its scores. Then every subject is measured (`export.measure`) and compared (`export.compare`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from export.checks import Check, Items, Measurement
@@ -67,11 +67,10 @@ def judge(
         if candidate.ships
         for finding in _identity(candidate, tokenizer, items, thinking, compare_weights=is_the_model)
     ]
-    for finding in findings:
-        if not finding.ok:
-            say(f"{finding.subject}: {finding.what}: found {finding.found}; expected {finding.expected}")
-    closed = {finding.subject for finding in findings if finding.what == "file" and not finding.ok}
-    opened = [candidate for candidate in candidates if candidate.subject.name not in closed]
+    findings = [_told_if_unmeasured(finding) for finding in findings]
+    unmeasured = {finding.subject for finding in findings if not finding.ok and finding.what in _NOT_MEASURED}
+    _tell(findings, unmeasured, say)
+    opened = [candidate for candidate in candidates if candidate.subject.name not in unmeasured]
     measured = measure(opened, items, checks, folder, tokenizer=tokenizer, threads=threads, say=say)
     findings = [f for f in findings if (f.what, f.subject) not in {("file", name) for name in measured.broken}]
     findings += [_broken(name, reason) for name, reason in measured.broken.items()]
@@ -82,6 +81,33 @@ def judge(
         comparisons=comparisons,
         verdicts=_verdicts(findings, comparisons, candidates),
     )
+
+
+# A file that cannot be opened has no numbers. One whose ids stand for other tokens would be given the reference's ids,
+# and every number would be of a text that nobody wrote.
+_NOT_MEASURED: dict[str, str] = {
+    "file": "",
+    "vocabulary": "not measured: the rows' token ids would be other text to it",
+}
+
+
+def _told_if_unmeasured(finding: Finding) -> Finding:
+    """A finding that keeps its file from being measured, with a note that says so."""
+    why = "" if finding.ok else _NOT_MEASURED.get(finding.what, "")
+    return finding.model_copy(update={"note": "; ".join(part for part in (finding.note, why) if part)})
+
+
+def _tell(findings: Sequence[Finding], unmeasured: Set[str], say: Callable[[str], None]) -> None:
+    """One line for each file that fails already: what is wrong, and whether it is measured. What was found comes last,
+    with the table.
+    """
+    wrong: dict[str, list[str]] = {}
+    for finding in findings:
+        if not finding.ok:
+            wrong.setdefault(finding.subject, []).append(finding.what)
+    for subject, whats in wrong.items():
+        goes_on = "not measured" if subject in unmeasured else "measured all the same, so that its numbers can be seen"
+        say(f"{subject}: fails before any number, by its {', '.join(whats)} (see below the table); {goes_on}")
 
 
 def _identity(
@@ -100,23 +126,28 @@ def _identity(
 
 
 def _check_reference(reference: Candidate, tokenizer: Path, items: Items, thinking: bool) -> None:
-    """Raises ModelError when the reference does not read what `tokenizer` writes: every artifact would be blamed."""
+    """Raises ModelError when the reference cannot be read, or is not of the model whose folder `tokenizer` is.
+
+    Every artifact would be blamed for it. The folder's tokenizer is what the file is held against here, and either may
+    be the wrong one.
+    """
     if reference.subject.engine != "llama_cpp":
         return  # a folder is read with its own tokenizer, or with one that was named for it
-    wrong = [
-        f
-        for f in _identity(reference, tokenizer, items, thinking, compare_weights=False)
-        if not f.ok and f.what in _OF_READING
-    ]
-    if wrong:
-        first = wrong[0]
+    found = _identity(reference, tokenizer, items, thinking, compare_weights=False)
+    wrong = {finding.what: finding for finding in found if not finding.ok}
+    if "file" in wrong:
+        raise ModelError(f"the reference cannot be used: {wrong['file'].found}")
+    first = next((wrong[what] for what in _OF_READING if what in wrong), None)
+    if first is not None:
         raise ModelError(
-            f"the reference {reference.subject.path} is not read as {tokenizer} writes: {first.what}: found "
-            f"{first.found}; expected {first.expected}. Name the folder it was made from with --tokenizer."
+            f"the reference {reference.subject.path} and the tokenizer of {tokenizer} are not of one model: "
+            f"{first.what}: the file has {first.found}; the tokenizer has {first.expected}. Name the folder that the "
+            "file was made from with --tokenizer, or another reference."
         )
 
 
-_OF_READING = ("file", "token ids", "vocabulary", "added tokens")
+# From what says most: of another vocabulary nothing else is worth telling.
+_OF_READING = ("vocabulary", "token ids", "added tokens")
 
 
 def _broken(name: str, reason: str) -> Finding:

@@ -87,7 +87,7 @@ def measure(
             if isinstance(error, MachineError) or not candidate.ships or reference is None:
                 raise
             broken[name] = str(error)
-            say(str(error))
+            say(f"{name}: fails, because it could not be run (see below the table)")
             continue
         records[name] = observed.read()
         if reference is None:

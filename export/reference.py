@@ -40,7 +40,7 @@ class ReferenceWriter:
         """Takes the next scored tokens' log-probabilities, shape (scored tokens, vocabulary)."""
         import numpy as np
 
-        ids = np.argpartition(log_probs, -self._kept, axis=1)[:, -self._kept :]
+        ids = np.sort(np.argpartition(log_probs, -self._kept, axis=1)[:, -self._kept :], axis=1)  # of equals, the least
         order = np.argsort(-np.take_along_axis(log_probs, ids, axis=1), axis=1, kind="stable")
         ids = np.take_along_axis(ids, order, axis=1)
         rows = np.empty(len(ids), dtype=_record(self._kept))

@@ -8,6 +8,7 @@ of names to values, so that a second run can say which of them changed.
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from export.errors import FieldtuneError, StorageError
 from export.frozen import Frozen
 
 MANIFEST = "manifest.json"
+_HASH = re.compile(r"[0-9a-f]{64}")
 R = TypeVar("R", bound=StageResult)
 Inputs = Mapping[str, str | int | float | bool | None]
 
@@ -242,9 +244,16 @@ def _reason(folder: Path, manifest: Manifest | None, inputs: Inputs) -> str:
         return f"running ({folder})"
     names = sorted({*manifest.inputs, *inputs})
     changed = [n for n in names if manifest.inputs.get(n) != inputs.get(n)]
-    shown = [f"{n} {_short(manifest.inputs.get(n))} -> {_short(inputs.get(n))}" for n in changed[:4]]
+    shown = [f"{n} {_difference(manifest.inputs.get(n), inputs.get(n))}" for n in changed[:4]]
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     return f"running again, because of {', '.join(shown) or 'an unreadable earlier result'}{more} ({folder})"
+
+
+def _difference(before: object, now: object) -> str:
+    """How an input changed: both values, but for hashes, which tell a reader nothing."""
+    if not any(isinstance(value, str) and _HASH.fullmatch(value) for value in (before, now)):
+        return f"{_short(before)} -> {_short(now)}"
+    return "(new)" if before is None else "(there is none now)" if now is None else "(another one now)"
 
 
 def _short(value: object) -> str:

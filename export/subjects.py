@@ -5,6 +5,7 @@ looked at by `export.identity`.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,11 @@ from export.errors import ModelError
 from export.measure import Candidate
 from export.report import SubjectRecord
 from export.stage import read_manifest
-from export.weights import WeightFacts, weight_facts
+from export.weights import WeightFacts, gguf_facts, weight_facts
+
+# Models that a message names; a folder may hold any number.
+_NAMED = 8
+_CONFIGS = ("config.json", "adapter_config.json")
 
 
 class Described(NamedTuple):
@@ -44,11 +49,28 @@ def subject_at(path: Path, name: str | None = None) -> Subject:
     inside = sorted(path.glob("*.gguf")) if path.is_dir() else []
     if len(inside) == 1:
         return Subject(name=name or inside[0].stem, engine="llama_cpp", path=inside[0])
-    found = f"a folder with {len(inside)} .gguf files" if inside else "a folder" if path.is_dir() else "a file"
-    raise ModelError(
-        f"{path} is {found if path.exists() else 'not there'}: expected a .gguf file, a model folder (config.json), a "
-        "GPTQ folder or an adapter folder (adapter_config.json)."
-    )
+    raise ModelError(_no_subject(path, inside))
+
+
+def _no_subject(path: Path, files: Sequence[Path]) -> str:
+    """What is said of a path that is no model: what was found, and where models are, if there are any below it."""
+    expected = "a .gguf file, a model folder (config.json), a GPTQ folder or an adapter folder (adapter_config.json)"
+    if files:
+        return f"{path} holds {len(files)} .gguf files; expected one model. Name one of them: {_listed(files)}."
+    if not path.is_dir():
+        return f"{path} is {'a file of another kind' if path.exists() else 'not there'}: expected {expected}."
+    # a run's folder, its export folder, or anybody's folder of models
+    patterns = (f"{depth}{name}" for depth in ("*/", "*/*/") for name in (*_CONFIGS, "*.gguf"))
+    found = [file if file.suffix == ".gguf" else file.parent for pattern in patterns for file in path.glob(pattern)]
+    if found:
+        return f"{path} holds no config.json of its own, and is no model. Name one that lies in it: {_listed(found)}."
+    return f"{path} is a folder that holds neither config.json nor a .gguf file: expected {expected}."
+
+
+def _listed(places: Sequence[Path]) -> str:
+    shown = sorted(set(places))
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return ", ".join(map(str, shown[:_NAMED])) + more
 
 
 def _adapter(path: Path, name: str) -> Subject:
@@ -75,11 +97,11 @@ def describe(subject: Subject, *, ships: bool, shown_as: str, sha256: str | None
         return _describe_attached(subject, subject.adapter, ships=ships, shown_as=shown_as, base_sha256=sha256)
     known = sha256 or (sha256_of_file if subject.path.is_file() else sha256_of_folder)(subject.path)
     try:
-        facts = _gguf_facts(subject.path) if subject.engine == "llama_cpp" else weight_facts(subject.path)
+        facts = gguf_facts(subject.path) if subject.engine == "llama_cpp" else weight_facts(subject.path)
     except ModelError:
         if not ships:
             raise
-        facts = WeightFacts(size_bytes=_size_bytes(subject.path), weights=0, tensor_types={})
+        facts = WeightFacts(size_bytes=_size_bytes(subject.path), weight_bytes=0, weights=0, tensor_types={})
     return _described(subject, facts, known, ships=ships, shown_as=shown_as)
 
 
@@ -106,9 +128,12 @@ def describe_made(model: QuantizedModel, *, shown_as: str) -> Described:
 
 
 def shown_path(path: Path, folder: Path) -> str:
-    """A path as a report in `folder` shows it: relative where it lies inside, so that the folder can be moved."""
+    """A path as a report in `folder` shows it: relative where it lies inside, so that the folder can be moved.
+
+    Any other is absolute: what a report shows is looked for from its folder, and not from where it was asked for.
+    """
     inside = path.resolve().is_relative_to(folder.resolve())
-    return path.resolve().relative_to(folder.resolve()).as_posix() if inside else str(path)
+    return path.resolve().relative_to(folder.resolve()).as_posix() if inside else str(path.absolute())
 
 
 def _describe_attached(
@@ -118,6 +143,7 @@ def _describe_attached(
     own, below = weight_facts(adapter, "adapter_model.safetensors"), weight_facts(subject.path)
     both = WeightFacts(
         size_bytes=own.size_bytes + below.size_bytes,
+        weight_bytes=own.weight_bytes + below.weight_bytes,
         weights=own.weights + below.weights,
         tensor_types=own.tensor_types,
     )
@@ -137,19 +163,3 @@ def _described(subject: Subject, facts: WeightFacts, sha256: str, *, ships: bool
     )
     candidate = Candidate(subject=subject, sha256=sha256, size_bytes=facts.size_bytes, ships=ships)
     return Described(candidate, record)
-
-
-def _gguf_facts(path: Path) -> WeightFacts:
-    """Bytes of the whole file, which is what a device holds, and its tensors by type."""
-    from export.readers.gguf import read_tensors
-
-    try:
-        tensors = read_tensors(path)
-    except (ValueError, IndexError, OSError, KeyError) as error:
-        raise ModelError(f"{path} cannot be read as GGUF: {error}. Copy or make the file again.") from error
-    stored_as = [tensor.stored_as for tensor in tensors]
-    return WeightFacts(
-        size_bytes=path.stat().st_size,
-        weights=sum(tensor.weights for tensor in tensors),
-        tensor_types={name: stored_as.count(name) for name in sorted(set(stored_as))},
-    )

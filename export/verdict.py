@@ -68,9 +68,9 @@ def decide_where_none_may_be_lost(table: PairedTable, level: float | None) -> De
     if not table.lost or level is None:
         return Decision("fail" if table.lost else "pass", note="none may be lost")
     chance = significance.chance_of_loss_by_flips(table)
-    odds = f"where nothing was lost {chance:.2g} of all sets of as many rows show as much"
+    odds = f"p {chance:.2g}"
     if chance <= level:
-        return Decision("fail", note=f"none may be lost, and this is hardly chance: {odds}")
+        return Decision("fail", note=f"none may be lost, and chance hardly explains it: {odds}")
     outlook = significance.outlook_of_share(table, level)
     needed = significance.rows_needed(lambda rows: outlook(rows).certain, round(table.pairs))
     why_never = ""
@@ -78,8 +78,8 @@ def decide_where_none_may_be_lost(table: PairedTable, level: float | None) -> De
         why_never = "; as long as no more are lost than gained no number of rows would decide"
     elif needed is None:
         why_never = f"; more than {significance.MOST_ROWS:,} rows would be needed to decide"
-    doubt = f"none may be lost, but chance may explain it ({odds}; a fail asks for at most {level:.2g})"
-    return Decision("cannot tell", needed, f"{doubt}: look at the rows{why_never}")
+    doubt = f"none may be lost, but chance may explain it: {odds}, where a fail asks for at most {level:.2g}"
+    return Decision("cannot tell", needed, f"{doubt}; look at the rows{why_never}")
 
 
 def _verdict(case: Case, seen: Outlook, rows: float) -> Verdict:

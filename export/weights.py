@@ -1,4 +1,8 @@
-"""What a folder's safetensors files really hold, read from their headers: no weight is loaded."""
+"""What the weights of a model folder or a GGUF file really are, read from headers: no weight is loaded.
+
+Every artifact is described from here, whether it was just made or lies at a path, so that one file has one size, one
+number of bits per weight and one spelling of its types.
+"""
 
 import json
 import struct
@@ -17,16 +21,39 @@ _UNPACKS = (".qzeros", ".scales", ".g_idx")
 
 
 class WeightFacts(Frozen):
-    """Bytes and number of the weights in a folder, and how many tensors are stored in each type."""
+    """What a device must hold of a model, what its tensors take of that, and how many are stored in each type.
+
+    `size_bytes` is the GGUF file (all its parts), or the weight files of a folder: without tokenizer and notes, which
+    a folder may hold any number of. `weight_bytes` are the tensors' own bytes, without header and vocabulary: bits per
+    weight are counted from them, or a small model with a large vocabulary would seem to have more bits than it stores.
+    """
 
     size_bytes: int
+    weight_bytes: int
     weights: int
     tensor_types: dict[str, int]
 
     @property
     def bits_per_weight(self) -> float:
         """Stored bits over stored weights; 0 where no weights could be read."""
-        return self.size_bytes * 8 / self.weights if self.weights else 0.0
+        return self.weight_bytes * 8 / self.weights if self.weights else 0.0
+
+
+def gguf_facts(path: Path) -> WeightFacts:
+    """The facts of the GGUF file at `path`, with all parts of a split one. Raises ModelError when it cannot be read."""
+    from export.readers.gguf import read_tensors
+
+    try:
+        tensors = read_tensors(path)
+    except (ValueError, IndexError, OSError, KeyError) as error:
+        raise ModelError(f"{path} cannot be read as GGUF: {error}. Copy or make the file again.") from error
+    types = Counter(tensor.stored_as for tensor in tensors)
+    return WeightFacts(
+        size_bytes=sum(part.stat().st_size for part in {path, *(tensor.path for tensor in tensors)}),
+        weight_bytes=sum(tensor.size_bytes for tensor in tensors),
+        weights=sum(tensor.weights for tensor in tensors),
+        tensor_types=dict(sorted(types.items())),
+    )
 
 
 def weight_facts(folder: Path, pattern: str = "*.safetensors") -> WeightFacts:
@@ -35,22 +62,25 @@ def weight_facts(folder: Path, pattern: str = "*.safetensors") -> WeightFacts:
     In a GPTQ folder a packed tensor counts as the weights in it, and what unpacks it (scales, zero points, order) as
     bytes alone.
     """
-    size_bytes, weights, types = 0, 0, Counter[str]()
+    size_bytes, weight_bytes, weights, types = 0, 0, 0, Counter[str]()
     files = sorted(folder.glob(pattern))
     if not files:
         raise ModelError(f"{folder} holds no safetensors weights ({pattern}).")
     bits, packed_type = _packing(folder)
     for path in files:
+        size_bytes += path.stat().st_size
         for name, tensor in _header(path).items():
             begin, end = tensor["data_offsets"]
-            size_bytes += end - begin
+            weight_bytes += end - begin
             if name.endswith(_UNPACKS):
                 continue
             packed = bits is not None and name.endswith(".qweight")
             count = prod(tensor["shape"])
             weights += count * _WORD_BITS // bits if packed and bits else count
             types[packed_type if packed else tensor["dtype"].lower()] += 1
-    return WeightFacts(size_bytes=size_bytes, weights=weights, tensor_types=dict(types))
+    return WeightFacts(
+        size_bytes=size_bytes, weight_bytes=weight_bytes, weights=weights, tensor_types=dict(sorted(types.items()))
+    )
 
 
 def _packing(folder: Path) -> tuple[int | None, str]:

@@ -11,6 +11,7 @@ from export.chat import Message, encode_prompt
 from export.engines import Engine, Subject
 from export.errors import DataError, FieldtuneError, ModelError
 from export.hardware import available_cores
+from export.readers.gguf import read_gguf
 from export.subjects import subject_at
 from finetune.data import read_conversations
 from finetune.yaml_text import read_yaml
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from export.engines.llama_library import Vocabulary
 
 _CONTEXT_TOKENS = 4096
+_SHOWN_CHARACTERS = 60
 
 
 class Partner(NamedTuple):
@@ -35,15 +37,32 @@ def talk(path: Path, *, system: str | None, max_new_tokens: int) -> None:
     What cannot be answered (a conversation beyond the context, a line that spells a special token) is said and taken
     back; the conversation goes on.
     """
-    opening = trained_system_prompt(path) if system is None else system
+    opening, whose = _opening(path, system)
     messages = [Message(role="system", content=opening)] if opening else []
     partner = open_partner(path)
     try:
         partner.encode([*messages, Message(role="user", content="?")])  # a system prompt that no turn could follow
-        print(f"{path}: type a message; an empty line starts over, Ctrl-D ends.", flush=True)
+        print(f"{path}: type a message; an empty line starts over, Ctrl-D ends. {whose}", flush=True)
         _converse(partner, messages, max_new_tokens)
     finally:
         partner.engine.close()
+
+
+def _opening(path: Path, given: str | None) -> tuple[str | None, str]:
+    """The system prompt, and a sentence on which it is: a model trained behind one answers worse without it."""
+    if given is not None:
+        return given, f"System prompt: {_quoted(given)}, as given." if given else "No system prompt, as asked."
+    trained = trained_system_prompt(path)
+    if trained:
+        return trained, f"System prompt: {_quoted(trained)}, as in training."
+    if _run_folder(path) is not None:
+        return None, "No system prompt, as in training."
+    return None, "No system prompt: none is recorded beside it; --system TEXT gives one."
+
+
+def _quoted(text: str) -> str:
+    line = " ".join(text.split())
+    return f"'{line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 3] + '...'}'"
 
 
 def _converse(partner: Partner, opening: Sequence[Message], max_new_tokens: int) -> None:
@@ -122,6 +141,7 @@ def _gguf_partner(subject: Subject, thinking: bool) -> Partner:
     from export.engines import llama_cpp
 
     path = subject.path
+    read_gguf(path)  # of a file that is broken our own reader says more than llama.cpp does
     engine = llama_cpp.load(path, vocabulary_size=None, context_tokens=_CONTEXT_TOKENS, threads=available_cores())
     template = engine.vocabulary.chat_template()
     if template is None:

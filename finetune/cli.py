@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.recipe import Recipe
 
 EXIT_STATUS_OF: dict["Verdict", int] = {"pass": 0, "fail": 1, "cannot tell": 3}
+EXIT_BROKEN_CONTRACT = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -29,10 +30,10 @@ _STAGE_VERBS: dict["Stage", str] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; the exit status.
 
-    0: done, and what was judged passed; 1: a file failed the gate; 2: it could not be done, and the message says why;
-    3: the gate cannot tell; 130: interrupted.
+    0: done, and what was judged passed; 1: a file failed the gate, or the rows break the contract; 2: it could not be
+    done, and the message says why; 3: the gate cannot tell; 130: interrupted.
     """
-    from export.errors import FieldtuneError
+    from export.errors import ContractError, FieldtuneError
 
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return verb(parsed)
     except FieldtuneError as error:
         print(f"fieldtune: {error}", file=sys.stderr)
-        return EXIT_ERROR
+        return EXIT_BROKEN_CONTRACT if isinstance(error, ContractError) else EXIT_ERROR
     except KeyboardInterrupt:
         message = "stopped. Finished stages are kept; run the same command again to go on from there."
         print(f"\nfieldtune: {message}", file=sys.stderr)
@@ -85,15 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     for stage, what in _STAGE_VERBS.items():
         verb = verbs.add_parser(stage, help=f"{what} (and whatever that needs)")
         _add_recipe_arguments(verb)
-        verb.set_defaults(verb=_run, until=stage)
+        verb.set_defaults(verb=_run, until=stage, preview=0)
+        if stage == "data":
+            verb.add_argument(
+                "--preview",
+                type=_positive,
+                nargs="?",
+                const=3,
+                default=0,
+                metavar="N",
+                help="show the first N training rows (3) token by token, and which of their tokens carry loss",
+            )
     validate = verbs.add_parser("validate", help="check a recipe without loading a model")
     _add_recipe_arguments(validate, with_out=False)
     validate.set_defaults(verb=_validate)
     schema = verbs.add_parser("schema", help="print the recipe's JSON schema, for editors")
     schema.set_defaults(verb=_schema)
+    _add_sweep(verbs)
     _add_compare(verbs)
     _add_chat(verbs)
     _add_recipes(verbs)
+    _add_init(verbs)
     return parser
 
 
@@ -101,7 +114,7 @@ def _add_run(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     run = verbs.add_parser("run", help="everything, from rows to a measured file", description=_run_description())
     _add_recipe_arguments(run)
     run.add_argument("--until", choices=list(_STAGE_VERBS), default="check", help="stop after this stage")
-    run.set_defaults(verb=_run)
+    run.set_defaults(verb=_run, preview=0)
 
 
 def _run_description() -> str:
@@ -109,7 +122,12 @@ def _run_description() -> str:
     return f"Runs the stages {stages}. A stage that is already done is skipped. {_EXIT_STATUSES}"
 
 
-_EXIT_STATUSES = "Exit status: 0 pass, 1 fail, 3 cannot tell; 2 when it could not be done."
+_EXIT_STATUSES = (
+    "Exit status: 0 pass, 1 fail (of a file, or of the rows' contract), 3 cannot tell; 2 when it could not be done."
+)
+
+
+_SET_EMPTY = "KEY= is the empty text (data.system_prompt= removes every system message), KEY=null no value"
 
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser, *, with_out: bool = True) -> None:
@@ -117,10 +135,29 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser, *, with_out: bool = T
         "recipe", type=Path, metavar="RECIPE", help="a recipe's YAML file, or the name of a shipped one"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. train.max_steps=20"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"override one key, e.g. train.max_steps=20; {_SET_EMPTY}",
     )
     if with_out:
         parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<recipe's name>)")
+
+
+def _add_sweep(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sweep = verbs.add_parser(
+        "sweep",
+        help="train on more and more of the rows, and draw what each step added",
+        description="Splits the rows once, trains each token budget with each seed, and measures every adapter on the "
+        "same held-out rows. A sweep that was stopped goes on where it was.",
+    )
+    _add_recipe_arguments(sweep)
+    sweep.add_argument(
+        "--tokens", required=True, metavar="N,N,...", help="tokens of training rows, such as 25k,50k,100k,200k"
+    )
+    sweep.add_argument("--seeds", type=_positive, default=3, metavar="N", help="trainings of each budget (3)")
+    sweep.set_defaults(verb=_sweep)
 
 
 def _add_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -130,37 +167,55 @@ def _add_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Measures the reference and every artifact on the same rows, and judges each artifact against the "
         f"reference. Nothing needs to have been made by fieldtune. {_EXIT_STATUSES}",
     )
-    compare.add_argument("reference", type=Path, metavar="REFERENCE", help="a model folder or a .gguf file")
+    compare.add_argument(
+        "reference", type=Path, metavar="REFERENCE", help="a model folder, or a .gguf file and --tokenizer"
+    )
     compare.add_argument(
         "artifacts", type=Path, nargs="+", metavar="ARTIFACT", help=".gguf files, GPTQ folders, model folders"
     )
     compare.add_argument("--data", required=True, metavar="ROWS", help="rows to measure on: a file, or a hub's dataset")
     compare.add_argument(
-        "--template", default="chat_messages", metavar="NAME", help="the rows' data template (default: chat_messages)"
+        "--template", default="auto", metavar="NAME", help="the rows' data template (default: by the form of the rows)"
     )
     compare.add_argument(
-        "--tokenizer", type=Path, metavar="FOLDER", help="whose tokenizer reads the rows (default: the reference's)"
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="the Hugging Face folder whose tokenizer and chat template read the rows (default: the reference; needed "
+        "where that is a .gguf file: the folder that it was made from)",
     )
     compare.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a key below data, check or gate, or seed, e.g. check.rows=500",
+        help=f"override a key below data, check or gate, or seed, e.g. check.rows=500; {_SET_EMPTY}",
     )
     compare.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where the report goes (default: runs/compare-<the last artifact's name>)",
+        help="where the report goes (default: runs/compare- and the last artifact's name, behind that of the folder it "
+        "lies in where it says little, such as model-q8_0)",
     )
     compare.set_defaults(verb=_compare)
 
 
 def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    chat = verbs.add_parser("chat", help="talk to an adapter, a model folder, a GPTQ folder or a .gguf file")
-    chat.add_argument("path", type=Path, metavar="PATH")
-    chat.add_argument("--system", metavar="TEXT", help="system prompt (default: the one the run was trained with)")
+    chat = verbs.add_parser(
+        "chat",
+        help="talk to an adapter, a model folder, a GPTQ folder or a .gguf file",
+        description="Loads a model into the engine that will run it and answers what is typed, line by line, always "
+        "with the most probable token. A .gguf file is spoken to with its own vocabulary and template.",
+    )
+    chat.add_argument(
+        "path", type=Path, metavar="PATH", help="a .gguf file, a folder that holds one, a model or adapter folder"
+    )
+    chat.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="system prompt (default: the one its run was trained with, where it lies in a run's folder; else none)",
+    )
     chat.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="where an answer is cut")
     chat.set_defaults(verb=_chat)
 
@@ -172,6 +227,13 @@ def _add_recipes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     recipes.set_defaults(verb=_recipes)
 
 
+def _add_init(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    init = verbs.add_parser("init", help="list the domains, or start a recipe, a template and sample rows from one")
+    init.add_argument("domain", nargs="?", metavar="DOMAIN", help="a data template's name; without one all are listed")
+    init.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where the files go; nothing is overwritten")
+    init.set_defaults(verb=_init)
+
+
 def _run(parsed: argparse.Namespace) -> int:
     from export.stage import locked
     from finetune.terminal import quiet_libraries, say, show_report
@@ -179,6 +241,8 @@ def _run(parsed: argparse.Namespace) -> int:
     run = _open_run(parsed)
     quiet_libraries()
     with locked(run.folder):
+        if parsed.preview:
+            run.preview(parsed.preview)
         report = run.until(parsed.until)
     if report is None:
         say(f"done: {run.folder}")
@@ -187,15 +251,38 @@ def _run(parsed: argparse.Namespace) -> int:
     return EXIT_STATUS_OF[report.verdict]
 
 
+def _sweep(parsed: argparse.Namespace) -> int:
+    from export.stage import locked
+    from finetune.sweep import parse_budgets, sweep
+    from finetune.terminal import quiet_libraries, say, show_sweep
+
+    budgets = parse_budgets(parsed.tokens)
+    recipe = _load_recipe(parsed)
+    folder = parsed.out or Path("runs") / f"{recipe.name}-sweep"
+    quiet_libraries()
+    with locked(folder):
+        report = sweep(recipe, budgets, parsed.seeds, folder, say)
+    show_sweep(report, folder)
+    return 0
+
+
 def _compare(parsed: argparse.Namespace) -> int:
     from export.stage import locked
-    from finetune.comparing import compare_files, comparison_settings, refuse_run_folder
+    from finetune.comparing import (
+        compare_files,
+        comparison_settings,
+        default_folder,
+        refuse_run_folder,
+        says_replaced,
+    )
     from finetune.terminal import quiet_libraries, say, show_report
 
     settings = comparison_settings(parsed.data, parsed.template, parsed.set)
     quiet_libraries()
-    folder = parsed.out or Path("runs") / f"compare-{parsed.artifacts[-1].stem or parsed.artifacts[-1].name}"
+    folder = parsed.out or default_folder(parsed.artifacts)
     refuse_run_folder(folder)
+    if (replaced := says_replaced(folder)) is not None:
+        say(replaced)
     with locked(folder):
         report = compare_files(
             parsed.reference, parsed.artifacts, settings, folder, tokenizer=parsed.tokenizer, say=say
@@ -214,9 +301,13 @@ def _open_run(parsed: argparse.Namespace) -> "Run":
 
 
 def _load_recipe(parsed: argparse.Namespace) -> "Recipe":
+    from finetune.library import refuse_placeholder_rows
     from finetune.recipe import find, load
 
-    return load(find(parsed.recipe), parsed.set)
+    path = find(parsed.recipe)
+    recipe = load(path, parsed.set)
+    refuse_placeholder_rows(path, recipe.data)
+    return recipe
 
 
 def _validate(parsed: argparse.Namespace) -> int:
@@ -251,13 +342,33 @@ def _chat(parsed: argparse.Namespace) -> int:
 
 
 def _recipes(parsed: argparse.Namespace) -> int:
-    from finetune.library import copy_recipe, shipped_recipes
+    from finetune.library import copy_recipe, next_steps, shipped_recipes
 
     if parsed.name is None:
         for name, purpose in shipped_recipes():
             print(f"{name:24} {purpose}")
         return 0
-    print(copy_recipe(parsed.name, parsed.to))
+    copied = copy_recipe(parsed.name, parsed.to)
+    print(copied)
+    print(f"next: {next_steps(copied)}")
+    return 0
+
+
+def _init(parsed: argparse.Namespace) -> int:
+    from export.errors import RecipeError
+    from finetune.scaffold import domains, scaffold
+
+    known = dict(domains())
+    if parsed.domain is not None and parsed.folder is None and parsed.domain in known:
+        raise RecipeError(f"no folder was given. Name the one to write to: fieldtune init {parsed.domain} my_domain")
+    if parsed.domain not in known:
+        for name, description in known.items():
+            print(f"{name:24} {description}")
+        if parsed.domain is None:
+            return 0
+    for path in scaffold(parsed.domain, parsed.folder or Path()):
+        print(path)
+    print(f"next: fieldtune validate {parsed.folder / 'recipe.yaml'}")
     return 0
 
 

@@ -54,6 +54,13 @@ def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}; found {shown}."
 
 
+def takes_text(schema: type[BaseModel], keys: Sequence[str]) -> bool:
+    """Whether the setting at a dotted key's parts may be a text of any kind; not where there is no such key."""
+    location, annotation = _walk(schema, tuple(keys))
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return len(location) == len(keys) and str in kinds
+
+
 def _walk(schema: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Any]:
     """The part of `location` that a user wrote, without the branches of a union, and the annotation of the union."""
     current: type[BaseModel] | None = schema

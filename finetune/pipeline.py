@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from export.artifacts import (
     ModelFolder,
@@ -35,12 +35,16 @@ from export.retained import RetainedShares, retained_in
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
 from finetune.base_model import BaseModelSource, open_base
 from finetune.data import Splits, identity, prepare
+from finetune.data.report import lines
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
 from finetune.methods import Adapter
 from finetune.preflight import inspect
 from finetune.recipe import Recipe, dump
 from finetune.subjects import items_of, subjects_of_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Stage = Literal["data", "train", "merge", "quantize", "check"]
 R = TypeVar("R", bound=StageResult)
@@ -50,10 +54,12 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 class Run:
     """One recipe in one run folder. Each stage is a property: computed, or found finished, when first asked for."""
 
-    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None], *, rows: Splits | None = None) -> None:
+        """`rows` are those of another run, in place of the recipe's own."""
         self.recipe = recipe
         self.folder = folder
         self._say = say
+        self._given_rows = rows
         self._made: dict[str, QuantizedModel] = {}
 
     def until(self, last: Stage) -> Report | None:
@@ -70,6 +76,15 @@ class Run:
         report = self.report() if last == "check" else None
         self._tell_of_leftovers()
         return report
+
+    def preview(self, count: int) -> None:
+        """Shows the first training rows token by token; also of rows that break the contract, to see why."""
+        from finetune.data.preview import show_preview
+
+        self._preflight()
+        tokenizer = load_tokenizer(self.base.path)
+        shown = [(f"train, row {n}", row) for n, row in enumerate(self.rows.conversations("train")[:count], start=1)]
+        show_preview(shown, tokenizer, thinking=self.recipe.model.thinking)
 
     def _write_recipe(self) -> None:
         """Keeps the resolved recipe."""
@@ -102,7 +117,7 @@ class Run:
         subjects = subjects_of_run(self.base, self.adapter, self.merged, self.exports, self.folder)
         judged = judge(
             subjects,
-            self._items(),
+            self.items(load_tokenizer(self.merged.folder)),
             self.recipe.check.measures.steps(),
             self.folder / "check",
             tokenizer=self.merged.folder,
@@ -128,12 +143,12 @@ class Run:
         write_cards(report, self.folder)
         return report
 
-    def _items(self) -> Items:
+    def items(self, tokenizer: "PreTrainedTokenizerBase") -> Items:
         """The held-out rows, and the safety items, as token ids."""
         data, settings = self.recipe.data, self.recipe.check
         return items_of(
             self.splits.conversations("held_out"),
-            load_tokenizer(self.merged.folder),
+            tokenizer,
             settings,
             seed=self.recipe.seed,
             thinking=self.recipe.model.thinking,
@@ -175,32 +190,53 @@ class Run:
         return open_base(self.recipe.model)
 
     @cached_property
+    def _source(self) -> dict[str, str]:
+        """What the rows are made of, by content. A large file is hashed once for a whole run."""
+        return identity(self.recipe.data, seed=self.recipe.seed, offline=self.recipe.model.offline)
+
+    @cached_property
     def splits(self) -> Splits:
-        """Rows as conversations, split into train, valid and held-out."""
+        """Rows that keep the contract. Raises ContractError where they do not."""
+        splits = self.rows
+        splits.require_contract()
+        check = self.recipe.check
+        exact = getattr(check.measures, "exact_match", None) and self._given_rows is None
+        if exact and (few := splits.warning(self.recipe.gate, check.rows)):
+            self._say(f"data: {few}")
+        return splits
+
+    @cached_property
+    def rows(self) -> Splits:
+        """Rows as conversations, split into train, valid and held-out, whether or not they keep the contract."""
+        if self._given_rows is not None:
+            return self._given_rows
         settings = self.recipe.data
         inputs = {
             **flatten("data", settings.model_dump(mode="json", exclude={"path", "template"})),
-            **flatten("source", identity(settings, offline=self.recipe.model.offline)),
+            **flatten("source", self._source),
             "tokenizer": self.base.tokenizer_sha256,
             "thinking": self.recipe.model.thinking,
             "seed": self.recipe.seed,
+            # they render, cut into tokens, and tell what is personal
+            **version_inputs(package_versions(("transformers", "tokenizers", "phonenumbers", "python-stdnum"))),
         }
 
         def work(out: Path) -> Splits:
             return prepare(
                 settings,
                 load_tokenizer(self.base.path),
+                name=self.recipe.name,
                 seed=self.recipe.seed,
                 thinking=self.recipe.model.thinking,
                 offline=self.recipe.model.offline,
                 out=out,
+                source=self._source,
+                say=self._say,
             )
 
         splits = self._stage(self.folder / "data", "data", inputs, work, Splits)
-        self._say(f"data: {splits.account()}")
-        check = self.recipe.check
-        if getattr(check.measures, "exact_match", None) and (few := splits.warning(self.recipe.gate, check.rows)):
-            self._say(f"data: {few}")
+        for line in lines(splits.report()):
+            self._say(f"data: {line}")
         return splits
 
     @cached_property
@@ -300,7 +336,7 @@ class Run:
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is trained."""
         inspect(self.recipe)
-        identity(self.recipe.data, offline=self.recipe.model.offline)
+        self._source  # noqa: B018 - rows that are not there, or whose form cannot be told
         self.recipe.train.check(self.base.config)
         for step in self.recipe.export.steps():
             step.check_model(self.base.config)

@@ -9,9 +9,9 @@ from export.artifacts import read_model_config
 from export.errors import FieldtuneError, RecipeError
 from export.formats import Format
 from export.plugins import Chosen
-from finetune import template
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings, read_rows
+from finetune.data.reading import ChosenTemplate, choose_template
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import CheckSettings, Recipe
 from finetune.safety import read_safety_rows
@@ -33,11 +33,12 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
         try:
             return look()
         except FieldtuneError as error:
-            problems.append(f"  {place}: {error}".replace("\n", "\n  "))
+            if all(str(error) not in problem for problem in problems):  # rows that tell the template fail it too
+                problems.append(f"  {place}: {error}".replace("\n", "\n  "))
             return None
 
-    mapper = looked_at("template", lambda: _mapper(recipe.data))
-    rows = looked_at("data", lambda: _rows(recipe.data, recipe.seed, mapper))
+    chosen = looked_at("template", lambda: _template(recipe.data, recipe.seed))
+    rows = looked_at("data", lambda: _rows(recipe.data, recipe.seed, chosen))
     config = looked_at("model", lambda: _model_config(recipe.model))
     if config is not None:
         looked_at("train", lambda: recipe.train.check(config))
@@ -47,7 +48,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError(f"the recipe {recipe.name!r} has {count}:\n" + "\n".join(problems))
     return (
-        f"template: {template.find(recipe.data.template)}",
+        f"template: {_LATER if chosen is None else f'{chosen.name} ({chosen.chosen_by})'}",
         f"data: {recipe.data.path} {rows}",
         f"model: {recipe.model.name} {_LATER if config is None else _architectures(config)}",
         f"exports: {exports}",
@@ -62,15 +63,18 @@ def _safety(settings: CheckSettings) -> str | None:
     return f"safety items: {settings.safety_items} ({len(rows)} items)"
 
 
-def _mapper(settings: DataSettings) -> template.RowMapper:
-    found = template.load(template.find(settings.template))
-    return template.RowMapper(found, system_prompt=settings.system_prompt, group_by=settings.group_by)
+def _template(settings: DataSettings, seed: int) -> ChosenTemplate | None:
+    """The rows' template; None where only a hub's rows can tell it."""
+    if settings.template == "auto" and settings.origin in ("hf", "modelscope"):
+        return None
+    return choose_template(settings, lambda: read_rows(settings, seed=seed, offline=True))
 
 
-def _rows(settings: DataSettings, seed: int, mapper: template.RowMapper | None) -> str:
-    """What was seen of the rows. Raises DataError at the first that cannot be read or, with a mapper, mapped."""
+def _rows(settings: DataSettings, seed: int, chosen: ChosenTemplate | None) -> str:
+    """What was seen of the rows. Raises DataError at the first that cannot be read or, with a template, mapped."""
     if settings.origin in ("hf", "modelscope"):
         return _LATER
+    mapper = None if chosen is None else chosen.mapper(settings)
     count = 0
     for row in islice(read_rows(settings, seed=seed, offline=True), ROWS_LOOKED_AT):
         count += 1

@@ -21,7 +21,7 @@ from export.plugins import Chosen
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
 from finetune.methods import Method
-from finetune.mistakes import mistakes
+from finetune.mistakes import mistakes, takes_text
 from finetune.yaml_text import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -106,13 +106,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def validated(schema: type[S], content: dict[str, Any], overrides: Sequence[str], source: str) -> S:
     """`content`, with overrides applied, as settings. Raises RecipeError with every mistake in `source` at once."""
     for override in overrides:
-        _apply(content, override)
+        _apply(schema, content, override)
     try:
         return schema.model_validate(content)
     except ValidationError as error:
         problems = [f"  {line}" for line in mistakes(schema, error)]
         count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
-        raise RecipeError(f"{source} has {count}:\n" + "\n".join(problems)) from None
+        not_yet = "The rows, the template and the models were not looked at yet."
+        raise RecipeError(f"{source} has {count}:\n" + "\n".join([*problems, not_yet])) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -127,15 +128,30 @@ def json_schema() -> dict[str, Any]:
     return Recipe.model_json_schema()
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    """Sets one dotted key, such as train.max_steps=20, in the recipe's content."""
+def _apply(schema: type[Frozen], content: dict[str, Any], override: str) -> None:
+    """Sets one dotted key, such as train.max_steps=20, in the recipe's content.
+
+    Nothing behind the '=' is the empty text where the key holds a text, and a mistake elsewhere: YAML would read null
+    there, which takes a setting away without a word.
+    """
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise RecipeError(f"--set {override}: expected a key, '=' and a value, such as --set train.max_steps=20.")
-    value = parse_yaml(text, f"--set {override}")
+    value: Any = parse_yaml(text, f"--set {override}") if text.strip() else _empty(schema, key, override)
     for part in reversed(key.split(".")):
         value = {part: value}
     _merge(content, _anchored(value, Path.cwd()), override)
+
+
+def _empty(schema: type[Frozen], key: str, override: str) -> str:
+    """The empty text. Raises RecipeError for a key that does not hold a text, or that holds a path."""
+    parts = key.split(".")
+    if takes_text(schema, parts) and tuple(parts) not in _LOCAL_PATHS:
+        return ""
+    raise RecipeError(
+        f"--set {override}: found nothing behind the '='; expected a value. {key}=null takes a setting away, and keys "
+        "that hold a text, such as data.system_prompt, can be empty."
+    )
 
 
 def _merge(content: dict[str, Any], change: dict[str, Any], override: str) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from export.errors import DataError
 from export.frozen import Frozen
-from finetune import sources
+from finetune.data import sources
 from finetune.mistakes import mistakes
 
 

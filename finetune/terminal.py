@@ -5,10 +5,16 @@ import math
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.compare import Comparison
-from export.report import Report, held_out_rows, scored_tokens, table
+from export.report import Report, held_out_rows, scored_tokens
 from export.retained import Retained
+from export.wording.sentences import comparison_sentence, finding_sentence, units_of
+from export.wording.table import table
+from export.wording.values import all_alike
+
+if TYPE_CHECKING:
+    from finetune.sweep import SweepReport
 
 
 def say(line: str) -> None:
@@ -57,22 +63,50 @@ def show_report(report: Report, folder: Path) -> None:
     console.print(f"report: {folder / 'report.html'} (and report.json)", highlight=False, soft_wrap=True)
 
 
+def show_sweep(report: "SweepReport", folder: Path) -> None:
+    """Prints the learning curve as a table, what the last step added, and where the report is."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from export.wording.values import plain, unit_of
+    from finetune.sweep_page import sentences
+
+    drawn = Table(title=f"{report.name}: mean over seeds (90 % interval)", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("check", "tokens", "rows", "mean", "interval", "n"):
+        drawn.add_column(heading, justify="left" if heading == "check" else "right", no_wrap=True)
+    for point in report.points:
+        factor = unit_of(point.unit).factor
+        interval = "-"
+        if point.low is not None and point.high is not None:
+            interval = f"{plain(point.low * factor)} to {plain(point.high * factor)}"
+        value = plain(point.value * factor)
+        drawn.add_row(point.check, f"{point.tokens:,.0f}", f"{point.rows:,.0f}", value, interval, f"{point.n_rows:,}")
+    console = Console()
+    console.print(drawn)
+    for line in sentences(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'} (and report.json)", highlight=False, soft_wrap=True)
+
+
 def _remarks(report: Report) -> list[str]:
     """The rows behind the numbers, what is not as it should be, the fallbacks, and each check that did not pass."""
     lines = [_basis(report)]
-    lines += [
-        f"{finding.subject}: {finding.what}: found {finding.found}; expected {finding.expected}"
-        for finding in report.findings
-        if not finding.ok
-    ]
+    if any(all_alike(measured) for measured in report.measurements):
+        lines.append("− or + behind a share: all rows agree, and its 90 % Wilson interval reaches so far to that side")
+    lines += [finding_sentence(finding) for finding in report.findings if not finding.ok]
     for subject in report.subjects:
         lines += [
             f"{subject.name}: {fallback.what}: asked {fallback.asked}, used {fallback.used} ({fallback.reason})"
             for fallback in subject.fallbacks
         ]
     lines += [line for kept in report.retained if (line := _kept(kept))]
-    lines += [_undecided(c) if c.verdict == "cannot tell" else _judged(c) for c in report.comparisons if not _passed(c)]
-    return lines
+    units = units_of(report)
+    lines += [
+        comparison_sentence(c, units, verdict=True) for c in report.comparisons if c.verdict not in ("pass", None)
+    ]
+    # spaces that do not break are for pages: nobody could search the line for what it says
+    return [line.replace("\u00a0", " ") for line in lines]
 
 
 def _kept(kept: Retained) -> str | None:
@@ -90,29 +124,6 @@ def _kept(kept: Retained) -> str | None:
     if kept.share < 0.01:
         return f"{said}: was it made from the base?"
     return f"{said}: use more bits, or start from weights that were not quantized before"
-
-
-def _passed(comparison: Comparison) -> bool:
-    return comparison.verdict in ("pass", None)
-
-
-def _judged(c: Comparison) -> str:
-    """A comparison in a line: what changed by how much, and what was allowed."""
-    interval = "" if c.interval is None else f" [{c.interval[0]:.4f}, {c.interval[1]:.4f}]"
-    limit = "" if c.limit is None else f", limit {c.limit:g}"
-    flips = ""
-    if c.flips is not None:
-        flips = f", {c.flips.lost} rows lost and {c.flips.gained} gained (p {c.flips.p_value:.2g})"
-    note = f" ({c.note})" if c.note else ""
-    return (
-        f"{c.after} against {c.before}: {c.check} {c.verdict}: {c.scale} {c.delta:.4f}{interval}{limit}, "
-        f"n {c.n:,}{flips}{note}"
-    )
-
-
-def _undecided(c: Comparison) -> str:
-    """The same, and how many rows would settle it."""
-    return _judged(c) + ("" if c.rows_needed is None else f"; about {c.rows_needed:,} rows would settle it")
 
 
 def _basis(report: Report) -> str:

@@ -1,6 +1,6 @@
 """Reads YAML the way a careful reader would: a key written twice is an error, and 2e-4 is a number.
 
-What the content means is decided by the schema that takes it (`finetune.recipe`, `finetune.template`).
+What the content means is decided by the schema that takes it (`finetune.recipe`, `finetune.data.template`).
 """
 
 import re

@@ -42,7 +42,7 @@ def _loaded_by(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["validate", "recipes/quickstart.yaml"], ["schema"], ["recipes"]],
+    [["--help"], ["run", "--help"], ["validate", "recipes/quickstart.yaml"], ["schema"], ["recipes"], ["init"]],
     ids=" ".join,
 )
 def test_the_command_line_loads_nothing_heavy(arguments):
@@ -151,3 +151,10 @@ def test_the_table_of_recipe_keys_is_the_schemas():
 
     documented = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     assert recipe_table() in documented, "run: python -m finetune.documentation"
+
+
+def test_the_table_of_data_templates_is_the_templates():
+    from finetune.documentation import template_table
+
+    documented = (ROOT / "data_templates" / "README.md").read_text(encoding="utf-8")
+    assert template_table() in documented, "run: python -m finetune.documentation"

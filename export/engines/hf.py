@@ -83,11 +83,15 @@ class HfEngine(Engine):
         if not positions:
             yield torch.empty((0, self.vocabulary_size)).numpy()
             return
-        with _eager():
-            tokens = torch.tensor([list(ids)], device=self.model.device)
-            wanted = torch.tensor(positions, device=self.model.device) - 1
-            for logits in self._logits(tokens, wanted):
-                yield logits[:, : self.vocabulary_size].float().log_softmax(dim=-1).cpu().numpy()
+        tokens = torch.tensor([list(ids)], device=self.model.device)
+        wanted = torch.tensor(positions, device=self.model.device) - 1
+        blocks = self._logits(tokens, wanted)
+        while True:
+            with _eager():  # not over the yield: what is done with a block is no business of the model's
+                if (logits := next(blocks, None)) is None:
+                    return
+                block = logits[:, : self.vocabulary_size].float().log_softmax(dim=-1).cpu().numpy()
+            yield block
 
     def _logits(self, tokens: Any, wanted: Any) -> Iterator[Any]:
         """Logits behind the `wanted` indexes of one sequence, in blocks of shape (at most ROWS_AT_ONCE, rows)."""

@@ -44,11 +44,6 @@ def quantize_file(source: Path, file_type: str, target: Path) -> tuple[Fallback,
     return _fallbacks(read_tensors(target), log.text, file_type)
 
 
-def bits_per_weight(tensors: tuple[StoredTensor, ...]) -> float:
-    """Bytes of all tensors times 8, over the number of weights they hold; metadata and padding do not count."""
-    return sum(tensor.size_bytes for tensor in tensors) * 8 / sum(tensor.weights for tensor in tensors)
-
-
 def _refuse_quantized(source: Path) -> None:
     found = sorted({tensor.stored_as for tensor in read_tensors(source)} - SIXTEEN_BITS_OR_MORE)
     if found:

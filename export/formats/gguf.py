@@ -15,7 +15,7 @@ from export.artifacts import Fallback, ModelFolder, QuantizedModel, read_model_c
 from export.errors import ExportError
 from export.formats._base import Format
 from export.plugins import nearest
-from export.readers.gguf import read_tensors
+from export.weights import gguf_facts
 
 SIXTEEN_BIT = "f16"
 
@@ -101,19 +101,16 @@ class Gguf(Format):
         return self._result(path, file_type, fallbacks)
 
     def _result(self, path: Path, file_type: str, fallbacks: tuple[Fallback, ...]) -> QuantizedModel:
-        from export.formats._gguf_quantize import bits_per_weight
-
-        tensors = read_tensors(path)
-        stored_as = [tensor.stored_as for tensor in tensors]
+        facts = gguf_facts(path)
         return QuantizedModel(
             folder=path.parent,
             subject=f"gguf/{file_type}",
             file_name=path.name,
             engine="llama_cpp",
-            size_bytes=path.stat().st_size,
-            bits_per_weight=bits_per_weight(tensors),
+            size_bytes=facts.size_bytes,
+            bits_per_weight=facts.bits_per_weight,
             sha256=sha256_of_file(path),
-            tensor_types={name: stored_as.count(name) for name in sorted(set(stored_as))},
+            tensor_types=facts.tensor_types,
             fallbacks=fallbacks,
             tools=self.tool_versions(),
         )

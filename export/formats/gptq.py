@@ -25,7 +25,6 @@ from export.artifacts import (
     QuantizedModel,
     read_model_config,
     sha256_of_folder,
-    size_of_folder_bytes,
 )
 from export.engines import Subject, hf
 from export.errors import ExportError
@@ -35,6 +34,7 @@ from export.formats._gptq_recording import recording
 from export.hardware import compute_dtype, package_versions
 from export.loading import open_model
 from export.quantization_record import RECORD, CalibrationRecord, ModuleRecord, QuantizationRecord, row_sha256
+from export.weights import weight_facts
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ class Gptq(Format):
         # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
         computed_in = "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
         with hf.quiet_gptqmodel():
-            records, weights = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
+            records = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
         _copy_other_files(model.folder, out)
         kernel = _check_result(out, sequences[0])
         record = QuantizationRecord(
@@ -122,7 +122,8 @@ class Gptq(Format):
             modules=records,
         )
         (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        tensor_types, weight_bytes = _stored(out, f"int{bits} (group {group_size})")
+        _refuse_not_finite(out)
+        facts = weight_facts(out)
         kept = [
             Fallback(what=name, asked=f"{bits} bits", used="16 bits", reason=why) for name, why in plan.kept.items()
         ]
@@ -132,10 +133,10 @@ class Gptq(Format):
             subject=f"gptq/{bits}bit",
             file_name=None,
             engine="hf",
-            size_bytes=size_of_folder_bytes(out),
-            bits_per_weight=weight_bytes * 8 / weights,
+            size_bytes=facts.size_bytes,
+            bits_per_weight=facts.bits_per_weight,
             sha256=sha256_of_folder(out),
-            tensor_types=tensor_types,
+            tensor_types=facts.tensor_types,
             fallbacks=(*group_fallbacks, *data_fallbacks, *kept, *modules),
             tools={**self.tool_versions(), "kernel it was checked with": kernel},
         )
@@ -202,13 +203,12 @@ class Gptq(Format):
         sequences: list[tuple[int, ...]],
         out: Path,
         computed_in: str,
-    ) -> tuple[tuple[ModuleRecord, ...], int]:
-        """Quantizes the model at `source` and saves it; the layers' records, and the dense model's weight count."""
+    ) -> tuple[ModuleRecord, ...]:
+        """Quantizes the model at `source` and saves it; the layers' records."""
         import torch
         from optimum.gptq import GPTQQuantizer
 
         model = open_model(source, dtype=getattr(torch, computed_in)).model
-        weights = sum(parameter.numel() for parameter in model.parameters())
         quantizer = GPTQQuantizer(
             bits=bits,
             group_size=group_size,
@@ -226,7 +226,7 @@ class Gptq(Format):
         _save(quantizer, model, plan, out)
         del model, quantizer
         gc.collect()
-        return tuple(records.values()), weights
+        return tuple(records.values())
 
 
 step = Gptq
@@ -323,25 +323,14 @@ def _check_result(out: Path, sequence: tuple[int, ...]) -> str:
         engine.close()
 
 
-def _stored(folder: Path, packed_type: str) -> tuple[dict[str, int], int]:
-    """Weight tensors by the type they are stored in, and bytes of everything in the weight files.
-
-    A packed layer counts once, under `packed_type`; its scales, zero points and group indexes only add bytes. Raises
-    ExportError when a stored number is not finite.
-    """
+def _refuse_not_finite(folder: Path) -> None:
+    """Raises ExportError when a number in the weight files is not finite."""
     import torch
     from safetensors import safe_open
 
-    types: dict[str, int] = {}
-    size = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 tensor = file.get_tensor(name)
-                size += tensor.numel() * tensor.element_size()
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     raise ExportError(f"{name} is not finite after quantization: it does not fit {tensor.dtype}.")
-                if not name.endswith((".qzeros", ".scales", ".g_idx")):
-                    kind = packed_type if name.endswith(".qweight") else str(tensor.dtype).removeprefix("torch.")
-                    types[kind] = types.get(kind, 0) + 1
-    return dict(sorted(types.items())), size

@@ -107,7 +107,7 @@ class Reference(NamedTuple):
     def shown(self, token: int) -> str:
         """An id and its text, for a reader."""
         if not 0 <= token < len(self.tokens):
-            return f"{token} (which the reference does not know)"
+            return f"{token} (which the tokenizer of {self.folder} does not know)"
         text = str(self.tokenizer.decode([token], skip_special_tokens=False))
         # part of a character: as the vocabulary writes it
         return f"{token} {self.tokens[token] if REPLACEMENT in text else text!r}"
@@ -267,7 +267,7 @@ def token_ids_finding(subject: str, read: Read, reference: Reference) -> Finding
     found = [*_trained_otherwise(reference), *_read_otherwise(read, reference)]
     conversations, rows = len(reference.cases), len(reference.rows)
     tokens = sum(len(case.ids) for case in reference.cases) + sum(len(row.ids) for row in reference.rows)
-    asked = f"{conversations} texts of conversations and {rows} held-out rows ({tokens:,} tokens)"
+    asked = f"{conversations} texts of conversations and {rows} held-out rows, {tokens:,} tokens in all"
     notes = [f"{reference.refused} conversations are refused by the reference's template"] if reference.refused else []
     if not found:
         if read.template is None:
@@ -282,7 +282,7 @@ def token_ids_finding(subject: str, read: Read, reference: Reference) -> Finding
             note="; ".join(notes),
         )
     first = found[0]
-    notes.insert(0, f"{len(found)} of {asked} differ; the first is {first.name!r}")
+    notes.insert(0, f"{len(found)} of {asked}, differ; the first is {first.name!r}")
     return Finding(
         what="token ids",
         subject=subject,

@@ -1,14 +1,12 @@
 """report.html: everything a report says, on one page that needs no network, no script and no colour to be read.
 
 `render` is pure: a report and its details in, the page out. What is on it is decided by the modules of this package,
-how it looks by its template and style sheet. Nothing is measured or judged here.
+how it looks by its template and by `export.drawing`. Nothing is measured or judged here.
 """
 
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
+from export import drawing
 from export.artifacts import write_atomically
 from export.measure import Measured
 from export.page import _figures, _made
@@ -26,10 +24,10 @@ PAGE = "report.html"
 def render(report: Report, details: Details) -> str:
     """The page as HTML. Parts that were not measured are said to be missing, or left out."""
     first_fallbacks, more_fallbacks = _made.fallback_rows(report)
-    return _template().render(
+    return drawing.template(Path(__file__).parent / "page.html.jinja").render(
         report=report,
         title=str(report.recipe.get("name") or "comparison"),
-        style=_style(),
+        style=drawing.style(),
         decision=decide(report),
         reference=reference_of(report),
         files=files_of(report),
@@ -66,20 +64,3 @@ def write_page(report: Report, measured: Measured, *, tokenizer: Path, folder: P
     return write(
         report, gather(report, measured.items, measured.observations, tokenizer=tokenizer, folder=folder), folder
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja")
-
-
-@cache
-def _style() -> str:
-    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from export.page._svg import Drawing, Marker, Scale, decade_ticks, linear_ticks, named, named_decades
+from export.drawing.svg import Drawing, Marker, Scale, decade_ticks, linear_ticks, named, named_decades
 from export.page.details import LossPoint
 from export.wording.sentences import Strip
 from export.wording.values import plain

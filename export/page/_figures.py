@@ -7,6 +7,7 @@ from typing import NamedTuple
 from export import sampling
 from export.checks import Measurement
 from export.compare import Comparison
+from export.drawing.svg import Marker
 from export.page._charts import (
     Point,
     Spread,
@@ -17,7 +18,6 @@ from export.page._charts import (
     loss_curve,
     scores_against_size,
 )
-from export.page._svg import Marker
 from export.page.details import Details
 from export.report import Report, SubjectRecord, files_of, measured_of, reference_of
 from export.wording.values import check_name, counted, plain, unit_of, with_error

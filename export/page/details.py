@@ -72,8 +72,12 @@ def gather(
 
 
 def licence_of(model: Path) -> str | None:
-    """The licence that a model folder states in its README's front matter, or in the first line of its LICENSE."""
-    front_matter = _front_matter(model / "README.md")
+    """The licence that a model folder states in its README's front matter, or in the first line of its LICENSE.
+
+    Of a .gguf file the model card beside it: a LICENSE there may be of anything else.
+    """
+    card = (model if model.is_dir() else model.parent) / "README.md"
+    front_matter = _front_matter(card)
     stated = front_matter.get("license_name") or front_matter.get("license")
     if isinstance(stated, str) and stated.strip():
         return stated.strip()

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from export.artifacts import is_git_lfs_pointer
 from export.errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC = b"GGUF"
+_SHOWN_BYTES = 8
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 # The specification's numbers of the value types that have a fixed size, as struct writes them.
@@ -121,14 +123,29 @@ def _other_parts(path: Path, metadata: dict[str, Any]) -> list[Path]:
 
 def _read_one(path: Path) -> GgufContent:
     if not path.is_file() or path.stat().st_size < len(MAGIC):
-        raise ModelError(f"{path} is not a GGUF file: it is {'empty' if path.is_file() else 'not there'}.")
+        what = "not there" if not path.is_file() else "too short to be one" if path.stat().st_size else "empty"
+        raise ModelError(f"{path} is not a GGUF file: it is {what}. Copy it again.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != MAGIC:
-            raise ModelError(f"{path} is not a GGUF file: it begins with {data[:4]!r}. Give a .gguf file.")
+            raise ModelError(_foreign(path, data[:_SHOWN_BYTES]))
         try:
             return _parse(path, _Cursor(data), len(data))
         except struct.error:
-            raise ModelError(_cut_short(path, len(data), "which ends inside its header")) from None
+            raise ModelError(_cut_short(path, len(data), "and ends inside its header")) from None
+
+
+def _foreign(path: Path, begins: bytes) -> str:
+    """What is said of a file that is something else, whatever its name: with its first bytes, as text where they are.
+
+    Most often it is a page or a pointer that was saved in the model's place.
+    """
+    if is_git_lfs_pointer(path):
+        return f"{path} is a Git LFS pointer and not the model. Run 'git lfs pull' in {path.parent}."
+    shown = f"'{begins.decode()}'" if begins.isascii() and begins.decode().isprintable() else begins.hex(" ")
+    return (
+        f"{path} is not a GGUF file, whatever its name: it begins with {shown}; expected 'GGUF'. Download or convert "
+        "the model again."
+    )
 
 
 def _parse(path: Path, cursor: "_Cursor", size: int) -> GgufContent:
@@ -151,7 +168,7 @@ def _parse(path: Path, cursor: "_Cursor", size: int) -> GgufContent:
 
 
 def _cut_short(path: Path, size: int, rest: str) -> str:
-    return f"{path} is cut short: it has {size:,} bytes, {rest}. Copy it again."
+    return f"{path} is cut short: it has {size:,} bytes {rest}. Copy it again."
 
 
 def _declaration(cursor: "_Cursor") -> tuple[str, tuple[int, ...], int, int]:

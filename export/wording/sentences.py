@@ -35,29 +35,53 @@ def units_of(report: Report) -> Units:
 
 
 def finding_sentence(finding: Finding) -> str:
-    """A finding in words: what was found, and what should have been."""
+    """A finding in words: what was found, and what should have been.
+
+    What was found of a file that cannot be opened is an error, which says itself what was expected and what to do.
+    """
+    if finding.what == "file" and not finding.ok:
+        return f"{finding.subject}: {finding.found}"
     note = f" ({finding.note})" if finding.note else ""
     return f"{finding.subject}: {finding.what}: found {finding.found}; expected {finding.expected}{note}."
 
 
-def comparison_sentence(comparison: Comparison, units: Units) -> str:
-    """One comparison in words: subject, check, change, interval, limit, what it stands on, and how it ended."""
+def comparison_sentence(comparison: Comparison, units: Units, *, verdict: bool = False) -> str:
+    """One comparison in words: subject, check, change, interval, limit, what it stands on, and how it ended.
+
+    `verdict` says what it was held against and the verdict too, for a line that stands by itself.
+    """
+    name = check_name(comparison.check)
+    subject = f"{comparison.after} against {comparison.before}" if verdict else comparison.after
+    opening = f"{subject}: {name}: {comparison.verdict};" if verdict else f"{subject}: {name}"
+    if comparison.limit == 0 and comparison.bound_limit is None and comparison.note:
+        # rows of which none may be lost were counted, and the note says it all
+        return f"{opening.removesuffix(';')}: {comparison.note}." + _would_settle(comparison)
+    sentence = f"{opening} {_change_words(comparison, units)}"
+    if comparison.verdict != "pass":
+        note = f" ({comparison.note})" if comparison.note else ""
+        return f"{sentence}{note}." + _would_settle(comparison)
+    share = share_of_limit(comparison, units)
+    used = f" ({share * 100:.0f}\u00a0% of what is allowed)" if share is not None and share > 0 else ""
+    return f"{sentence}{used}."
+
+
+def _change_words(comparison: Comparison, units: Units) -> str:
+    """The change with its interval, what is allowed of it, and what it stands on."""
     unit = units.unit(comparison)
-    parts = [f"{comparison.after}: {check_name(comparison.check)} {change_text(comparison, unit)}"]
+    parts = [change_text(comparison, unit)]
     if comparison.interval is not None:
         parts.append(f"90 % interval {interval_text(comparison, unit)}")
     limit = limit_text(comparison, unit, higher_is_better=units.higher_is_better(comparison))
     if limit:
         parts.append(f"allowed {limit}")
-    parts.append(counted(comparison.check, comparison.n))
-    sentence = "; ".join(parts)
-    if comparison.verdict != "pass":
-        note = f" ({comparison.note})" if comparison.note else ""
-        needed = comparison.rows_needed
-        return f"{sentence}{note}." + (f" {about(needed).capitalize()} would settle it." if needed is not None else "")
-    share = share_of_limit(comparison, units)
-    used = f" ({share * 100:.0f}\u00a0% of what is allowed)" if share is not None and share > 0 else ""
-    return f"{sentence}{used}."
+    flips = comparison.flips
+    lost = "" if flips is None else f", {flips.lost:,} lost and {flips.gained:,} gained"
+    return "; ".join([*parts, counted(comparison.check, comparison.n) + lost])
+
+
+def _would_settle(comparison: Comparison) -> str:
+    needed = comparison.rows_needed
+    return "" if needed is None else f" {about(needed).capitalize()} would settle it."
 
 
 def share_of_limit(comparison: Comparison, units: Units) -> float | None:

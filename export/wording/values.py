@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from export.checks import Measurement
 from export.compare import Comparison
+from export.sampling import wilson_interval
 
 NOT_MEASURED = "–"
 NOT_FINITE = "not finite"
@@ -104,7 +105,22 @@ def value_text(measured: Measurement | None) -> str:
     """A measurement with its standard error where it has one, without its unit."""
     if measured is None or measured.n == 0:
         return NOT_MEASURED
+    if all_alike(measured):
+        return with_reach(measured)
     return with_error(measured.value, measured.stderr, unit_of(measured.unit))
+
+
+def all_alike(measured: Measurement) -> bool:
+    """Whether a share is 0 or 1 and has no standard error: of the rows that were seen, not of those that were not."""
+    return measured.unit == "share" and measured.n > 0 and measured.value in (0, 1) and not measured.stderr
+
+
+def with_reach(measured: Measurement) -> str:
+    """A share of 0 or 100 % and how far its 90 % Wilson interval reaches to the one side that there is: `100.0−6.3`."""
+    low, high = wilson_interval(measured.value, measured.n)
+    reach = (high if measured.value == 0 else 1 - low) * 100
+    digits = max(1, -_power(reach))
+    return f"{_fixed(measured.value * 100, digits)}{'+' if measured.value == 0 else '−'}{_fixed(reach, digits)}"
 
 
 def with_error(value: float, stderr: float | None, unit: Unit) -> str:

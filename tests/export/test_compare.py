@@ -88,8 +88,8 @@ def test_rows_that_chance_may_have_lost_are_named_and_told_how_many_would_decide
     after[299] = 1
     done = _only(_scores("merged", before, "stops"), _scores("x", after, "stops"))
     assert done.note == (
-        "3 of 300 rows lost (row 4, 9, 200), 1 gained; none may be lost, but chance may explain it (where nothing was "
-        "lost 0.31 of all sets of as many rows show as much; a fail asks for at most 0.01): look at the rows"
+        "3 of 300 rows lost (row 4, 9, 200), 1 gained; none may be lost, but chance may explain it: p 0.31, where a "
+        "fail asks for at most 0.01; look at the rows"
     )
     assert (done.verdict, done.limit, done.flips.lost, done.flips.gained) == ("cannot tell", 0.0, 3, 1)
     turned = _only(_scores("merged", after, "stops"), _scores("x", before, "stops"))

@@ -8,7 +8,7 @@ from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
 from export.compare import Gate, compare_against
 from export.engines import Subject
-from export.errors import EngineError, MachineError
+from export.errors import EngineError, MachineError, ModelError
 from export.gate import judge
 from export.identity import Finding
 from export.measure import Candidate
@@ -60,7 +60,7 @@ def _observation(name, *, lost=0, stops=True):
 def judged(tmp_path, monkeypatch):
     """Judges two subjects against a reference, each of which does what it is told."""
 
-    def run(observations, findings=(), checks=CHECKS):
+    def run(observations, findings=(), checks=CHECKS, say=lambda line: None):
         predictions = tmp_path / "tokenizer.json"  # any file: what is compared is told, not worked out
         predictions.write_text("{}", encoding="utf-8")
 
@@ -84,7 +84,7 @@ def judged(tmp_path, monkeypatch):
             compare=lambda measured: compare_against(measured, Gate(), "reference", {}, seed=0),
             thinking=False,
             threads=1,
-            say=lambda line: None,
+            say=say,
         )
 
     return run
@@ -116,6 +116,50 @@ def test_a_file_that_cannot_be_opened_is_not_measured_and_fails(judged):
     seen = judged({"reference": _observation("reference"), "q8_0": RuntimeError("must not be run")}, [closed])
     assert seen.verdicts == {"q8_0": "fail"}
     assert "q8_0" not in seen.measured.measurements
+
+
+def test_a_file_whose_ids_are_other_tokens_is_not_measured_and_says_so(judged):
+    other = Finding(what="vocabulary", subject="q8_0", ok=False, found="2 ids with another text", expected="the tokens")
+    said = []
+    seen = judged(
+        {"reference": _observation("reference"), "q8_0": RuntimeError("must not be run")}, [other], say=said.append
+    )
+    assert seen.verdicts == {"q8_0": "fail"}
+    assert "q8_0" not in seen.measured.measurements
+    (finding,) = seen.findings
+    assert finding.note == "not measured: the rows' token ids would be other text to it"
+    assert said == ["q8_0: fails before any number, by its vocabulary (see below the table); not measured"]
+
+
+def test_a_file_that_fails_for_its_template_is_measured_all_the_same(judged):
+    other = Finding(what="chat template", subject="q8_0", ok=False, found="x", expected="y")
+    said = []
+    seen = judged({"reference": _observation("reference"), "q8_0": _observation("q8_0")}, [other], say=said.append)
+    assert seen.verdicts == {"q8_0": "fail"}
+    assert seen.measured.measurements["q8_0"]
+    assert "measured all the same" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        (
+            [("token ids", "id 5"), ("vocabulary", "9 tokens")],
+            ["m.gguf and the tokenizer of", "are not of one model: vocabulary: the file has 9 tokens", "--tokenizer"],
+        ),
+        ([("file", "m.gguf is cut short. Copy it again.")], ["the reference cannot be used: m.gguf is cut short."]),
+    ],
+)
+def test_a_gguf_reference_and_a_tokenizer_of_another_model_blame_neither(monkeypatch, tmp_path, findings, said):
+    found = tuple(
+        Finding(what=what, subject="m", ok=False, found=words, expected="another") for what, words in findings
+    )
+    monkeypatch.setattr(gate, "identify", lambda *rest, **how: found)
+    candidate = Candidate(subject=Subject(name="m", engine="llama_cpp", path="m.gguf"), sha256="0", size_bytes=1)
+    with pytest.raises(ModelError) as caught:
+        gate._check_reference(candidate, tmp_path, ITEMS, False)
+    for words in said:
+        assert words in str(caught.value)
 
 
 def test_a_file_whose_engine_breaks_fails_with_the_engines_words(judged):

@@ -25,7 +25,7 @@ from export.formats._gguf_quantize import _fallbacks
 from export.formats._gguf_support import runtime_knows
 from export.formats.gguf import FILE_TYPES, NEEDS_IMPORTANCES, Gguf
 from export.readers.gguf import read_tensors
-from tests.export.tiny_models import ARCHITECTURES, MODEL_VOCABULARY_SIZE, Architecture, build
+from tests.export.tiny_models import ARCHITECTURES, MODEL_VOCABULARY_SIZE, Architecture, assert_described_alike, build
 
 # Mean KL divergence, in nats, of random models whose weights spread widely: larger than a trained model's.
 KL_OF_16_BITS_IN_AN_EXACT_CACHE = 1e-5
@@ -259,6 +259,7 @@ def test_results_describe_the_files(exported: Exported) -> None:
         weights = sum(tensor.weights for tensor in read_tensors(result.path))
         # metadata and alignment come on top of the weights, and are small
         assert 0 < result.size_bytes * 8 / weights - result.bits_per_weight < 0.5
+        assert_described_alike(result)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 import gguf
 import pytest
 
+from export.errors import ModelError
 from export.readers.gguf import read_gguf, read_tensors, rows_of
 from tests.export.artifact_edits import Weights, rewrite_gguf
 from tests.export.identity_cases import Made, make
@@ -56,3 +57,23 @@ def test_a_split_model_is_read_whole(made: Made, tmp_path: Path) -> None:
 
 def _norm(path: Path) -> Any:
     return next(tensor for tensor in read_tensors(path) if tensor.name == "output_norm.weight")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"hello world", "it begins with 'hello wo'; expected 'GGUF'"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "it begins with 50 4b 03 04 ff fe 00 01; expected 'GGUF'"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer and not the model. Run 'git lfs pull'"),
+        (b"", "it is empty. Copy it again."),
+        (b"GG", "it is too short to be one"),
+        (b"GGUF\x03\x00", "it has 6 bytes and ends inside its header"),
+    ],
+)
+def test_what_is_no_gguf_file_is_told_in_words_and_not_in_pythons(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        read_gguf(path)
+    assert said in str(caught.value)
+    assert "b'" not in str(caught.value)

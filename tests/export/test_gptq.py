@@ -138,6 +138,8 @@ def test_what_is_reported_is_what_is_stored(exported: Exported) -> None:
     assert exported.result.bits_per_weight * weights / 8 < file.stat().st_size
     group = 128 if exported.case.hidden_size == 256 else 32
     assert exported.result.tensor_types[f"int{exported.case.bits} (group {group})"] == len(packed)
+    assert exported.result.size_bytes == file.stat().st_size
+    tiny_models.assert_described_alike(exported.result)
     record = QuantizationRecord.model_validate_json((exported.result.path / gptq.RECORD).read_text())
     assert {f"{module.name}.qweight" for module in record.modules} == set(packed)
     assert all(module.method == "gptq" and module.samples == 18 * 128 for module in record.modules)

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import page
+from export import drawing, page
 from export.checks import Items, Observation
 from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
-from export.page import Details, _charts, _svg, gather, render
-from export.page._answers import side_by_side, worst_rows
+from export.drawing import svg
+from export.drawing.side_by_side import side_by_side
+from export.page import Details, _charts, gather, render
+from export.page._answers import worst_rows
 from export.page._decision import decide
 from export.page.details import licence_of
 from export.report import write
+from export.sampling import wilson_interval
 from export.wording.values import about, check_name, plain, unit_of, with_error
 from tests.export.page_reports import (
     FILES,
@@ -30,74 +32,10 @@ from tests.export.page_reports import (
     observations,
     run_report,
 )
+from tests.html_reading import Element, parsed
 
 EXPECTED = [f"answer {index}" for index in range(40)]
 ADVERSARIAL = "<script>alert('x')</script>\"&' {{ 7 * 7 }} </td></table> 你好 <|im_end|>\n\t `x` &lt;b&gt;"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-# Where HTML's content model forbids blocks; a browser would close the paragraph and break the nesting.
-PHRASING_ONLY = {"p", "h1", "h2", "h3", "dt", "summary", "figcaption", "caption", "span"}
-BLOCKS = {"p", "div", "table", "section", "ul", "ol", "dl", "figure", "details", "article", "h1", "h2", "h3", "pre"}
-
-
-class Element:
-    """A node of a page, with its text."""
-
-    def __init__(self, tag, attributes, parent):
-        self.tag, self.attributes, self.parent, self.children = tag, attributes, parent, []
-
-    def text(self):
-        return "".join(child if isinstance(child, str) else child.text() for child in self.children)
-
-    def all(self, tag=None, **attributes):
-        wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
-        for child in self.children:
-            if isinstance(child, Element):
-                if tag in (None, child.tag) and all(child.attributes.get(n) == v for n, v in wanted.items()):
-                    yield child
-                yield from child.all(tag, **attributes)
-
-    def ancestors(self):
-        node = self.parent
-        while node is not None:
-            yield node
-            node = node.parent
-
-
-class Reader(HTMLParser):
-    """Reads a page strictly: what is opened must be closed, in order."""
-
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.root = self.current = Element("", {}, None)
-
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, _ in attributes]
-        assert len(names) == len(set(names)), f"an attribute twice in <{tag}>"
-        inside = {self.current.tag, *(node.tag for node in self.current.ancestors())}
-        assert not (tag in BLOCKS and inside & PHRASING_ONLY), f"<{tag}> inside {inside & PHRASING_ONLY}"
-        element = Element(tag, dict(attributes), self.current)
-        self.current.children.append(element)
-        if tag not in VOID:
-            self.current = element
-
-    def handle_startendtag(self, tag, attributes):
-        assert any(node.tag == "svg" for node in (self.current, *self.current.ancestors())), f"<{tag}/> outside svg"
-        self.current.children.append(Element(tag, dict(attributes), self.current))
-
-    def handle_endtag(self, tag):
-        assert tag == self.current.tag, f"</{tag}> where </{self.current.tag}> was due"
-        self.current = self.current.parent
-
-    def handle_data(self, data):
-        self.current.children.append(data)
-
-
-def parsed(html):
-    reader = Reader()
-    reader.feed(html)
-    reader.close()
-    assert reader.current is reader.root, f"<{reader.current.tag}> was never closed"
-    return reader.root
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +115,8 @@ def test_every_table_and_chart_can_be_read_aloud(kind, reports):
     for box in root.all(class_="scroll"):
         assert (box.attributes["tabindex"], box.attributes["role"]) == ("0", "region")
         assert box.attributes["aria-label"]
-    for drawing in root.all("svg", role="img"):
-        assert next(drawing.all("title")).text() and next(drawing.all("desc")).text()
+    for chart in root.all("svg", role="img"):
+        assert next(chart.all("title")).text() and next(chart.all("desc")).text()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,6 +185,12 @@ def test_every_number_of_the_subject_table_is_the_one_in_report_json(kind, repor
     for cell, (_, text) in shown.items():
         measured = expected[cell]
         factor = unit_of(measured["unit"]).factor
+        if measured["unit"] == "share" and measured["value"] in (0, 1):  # all rows agree: there is no standard error
+            low, high = wilson_interval(measured["value"], measured["n"])
+            value, reach = re.fullmatch(r"([\d.]+)[−+]([\d.]+)", text).groups()
+            assert float(value) == 100 * measured["value"]
+            assert float(reach) == pytest.approx(100 * (high - low), abs=0.06)
+            continue
         assert _agrees(text, measured["value"], measured["stderr"], factor), (cell, text, measured)
 
 
@@ -390,7 +334,7 @@ def test_differences_are_marked_by_elements_not_by_colour_alone(failed):
     section = next(parsed(render(*failed)).all("section", id="answers"))
     marked = [element.text() for element in section.all("ins") if any(a.tag == "dd" for a in element.ancestors())]
     assert any("instead" in text for text in marked)
-    style = (page.Path(page.__file__).parent / "style.css").read_text(encoding="utf-8")
+    style = drawing.style()
     for tag in ("ins", "del"):
         assert re.search(rf"^{tag} {{[^}}]*underline", style, re.M)
 
@@ -408,7 +352,7 @@ def _contrast(first, second):
 
 
 def test_every_text_colour_stands_out_from_what_it_is_written_on():
-    style = (page.Path(page.__file__).parent / "style.css").read_text(encoding="utf-8")
+    style = drawing.style()
     themes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
     themes = [theme for theme in themes if "ground" in theme]
     assert len(themes) == 2  # light and dark; print is plain black on white
@@ -452,7 +396,7 @@ def test_everything_drawn_lies_inside_the_drawing(drawn, logarithmic):
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(4, 9))
 def test_ticks_are_few_round_and_inside(low, span, most):
-    ticks = _svg.linear_ticks(low, low + span, most)
+    ticks = svg.linear_ticks(low, low + span, most)
     assert 1 <= len(ticks) <= most + 1
     rounding = 1e-6 * span + 1e-9 * abs(low)
     assert all(low - rounding <= tick <= low + span + rounding for tick in ticks)

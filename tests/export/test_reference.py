@@ -80,3 +80,9 @@ def test_a_reference_with_too_few_tokens_is_refused(tmp_path):
         writing_reference(tmp_path / "reference.npy", tokens=3, vocabulary_size=50) as writer,
     ):
         writer.add(_log_probs(1, 2, 50).numpy().astype(np.float32))
+
+
+def test_of_equally_likely_tokens_the_first_is_the_top_one_as_for_every_engine(tmp_path):
+    p = torch.log_softmax(torch.tensor([[0.0, 3.0, 1.0, 3.0, 3.0] + [0.0] * 400]), dim=-1)
+    _, same = _stored(tmp_path / "reference.npy", p).compare(0, p.numpy().astype(np.float32))
+    assert same.tolist() == [True]

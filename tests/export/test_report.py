@@ -7,7 +7,10 @@ import pytest
 
 from export.checks import measurement
 from export.compare import Gate, compare_steps
-from export.report import Report, SubjectRecord, held_out_rows, scored_tokens, table, write
+from export.identity import Finding
+from export.report import Report, SubjectRecord, held_out_rows, scored_tokens, write
+from export.wording.sentences import finding_sentence
+from export.wording.table import table
 from finetune.terminal import show_report
 
 
@@ -81,3 +84,64 @@ def test_rows_and_tokens_are_counted_from_whatever_was_measured(measured, rows, 
     assert (f"scored tokens: {tokens}" in printed) == (tokens is not None)
     assert "±: standard error over rows" in printed
     assert ": 0" not in printed
+
+
+def _share(subject, values):
+    return measurement("stops", subject, [[float(v)] for v in values], unit="share", higher_is_better=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "cell"),
+    [
+        ([1] * 3, "100.0−47.4"),  # 3 / (3 + 1.645²) of the rows, by the formula of Wilson (1927)
+        ([0] * 40, "0.0+6.3"),
+        ([1] * 400, "100.0−0.7"),
+        ([1] * 10_000, "100.00−0.03"),
+        ([1], "100.0−73.0"),
+        ([1] * 9_999 + [0], "99.99±0.01"),
+        ([1] * 3 + [0], "75.0±25.0"),
+    ],
+)
+def test_a_share_never_claims_to_be_without_error(values, cell, tmp_path, capsys):
+    report = _report({"merged": [_share("merged", values)]})
+    assert table(report)[1] == [("merged", cell, "-")]
+    show_report(report, tmp_path)
+    assert ("− or + behind a share" in capsys.readouterr().out) == ("±" not in cell)
+
+
+def _printed(before, after, capsys, tmp_path, check="stops"):
+    shares = {
+        name: [measurement(check, name, [[float(v)] for v in values], unit="share", higher_is_better=True)]
+        for name, values in {"merged": before, "gguf/q8_0": after}.items()
+    }
+    show_report(_report(shares), tmp_path)
+    return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("gguf/q8_0 against"))
+
+
+def test_a_lost_row_is_told_in_one_plain_sentence(tmp_path, capsys):
+    line = _printed([1] * 40, [1] * 39 + [0], capsys, tmp_path)
+    assert line == (
+        "gguf/q8_0 against merged: stops: cannot tell: 1 of 40 rows lost (row 40), 0 gained; none may be lost, but "
+        "chance may explain it: p 0.5, where a fail asks for at most 0.01; look at the rows. About 400 rows would "
+        "settle it."
+    )
+
+
+def test_a_verdicts_line_shows_the_bound_that_decided_and_what_was_counted(tmp_path, capsys):
+    line = _printed([1] * 40, [1] * 40, capsys, tmp_path, "exact_match")
+    assert "exact match: cannot tell; 0.00 points; 90 % interval −6.34 to +6.34; " in line
+    assert "allowed drop ≤ 0.7, bound ≤ 2 points; 40 rows, 0 lost and 0 gained" in line
+
+
+def test_a_small_divergence_is_never_printed_as_nothing(tmp_path, capsys):
+    values = [[2e-5, 3e-5]] * 5
+    show_report(_report({"merged": [], "gguf/q8_0": [_tokens("kl_mean", "gguf/q8_0", values)]}), tmp_path)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("gguf/q8_0 against"))
+    assert "2.5×10⁻⁵ nats" in line
+    assert "; 10 tokens" in line
+    assert "0.0000" not in line
+
+
+def test_a_broken_file_is_told_by_its_own_message_alone():
+    found = Finding(what="file", subject="x", ok=False, found="x.gguf is cut short. Copy it again.", expected="whole")
+    assert finding_sentence(found) == "x: x.gguf is cut short. Copy it again."

@@ -228,3 +228,25 @@ def test_a_broken_config_says_what_to_do(tmp_path, content, said):
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=said):
         read_model_config(tmp_path)
+
+
+def test_a_hash_that_changed_is_told_in_words(tmp_path):
+    said = []
+    _run(tmp_path / "a", {"artifact": "a" * 64, "reference": "b" * 64, "rank": 8, "none": None}, [])
+    changed = {"artifact": "c" * 64, "reference": None, "rank": 4, "items": "d" * 64, "none": 3}
+    _run(tmp_path / "a", changed, said)
+    assert "artifact (another one now), items (new), none None -> 3, rank 8 -> 4 and 1 more" in said[0]
+    _run(tmp_path / "a", {**changed, "items": None}, said)
+    assert "because of items (there is none now) (" in said[1]
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    with pytest.raises(OSError) as caught:
+        write_atomically(tmp_path / "missing" / "quickstart.yaml", "x")
+    assert caught.value.filename == str(tmp_path / "missing" / "quickstart.yaml")
+    assert "partial" not in str(storage_problem(caught.value, tmp_path))
+    name = "x" * 250  # with the partial file's ending it is too long for a name
+    with pytest.raises(OSError) as caught:
+        write_atomically(tmp_path / name, "x")
+    assert f"{name} cannot be used: file name too long" in str(storage_problem(caught.value, tmp_path))
+    assert "partial" not in str(storage_problem(caught.value, tmp_path))

@@ -1,20 +1,39 @@
 """What safetensors headers say, against the library that wrote them."""
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter
 from safetensors.torch import save_file
 
 from export.errors import ModelError
-from export.weights import weight_facts
+from export.weights import gguf_facts, weight_facts
 
 
 def test_facts_are_those_of_the_tensors(tmp_path):
     save_file({"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7)}, tmp_path / "model-1.safetensors")
+    (tmp_path / "tokenizer.json").write_text("{}" * 1000, encoding="utf-8")
     save_file({"c": torch.zeros((), dtype=torch.int32)}, tmp_path / "model-2.safetensors", metadata={"format": "pt"})
     facts = weight_facts(tmp_path)
-    assert facts.size_bytes == 3 * 5 * 2 + 7 * 4 + 4
+    assert facts.weight_bytes == 3 * 5 * 2 + 7 * 4 + 4
+    # what a device must hold: the weight files, with their headers, and nothing else that lies in the folder
+    assert facts.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     assert facts.weights == 15 + 7 + 1
     assert facts.tensor_types == {"bf16": 1, "f32": 1, "i32": 1}
+
+
+def test_a_vocabulary_adds_to_a_gguf_files_size_and_not_to_its_bits_per_weight(tmp_path):
+    path = tmp_path / "model.gguf"
+    writer = GGUFWriter(path, "qwen2")
+    writer.add_token_list([f"token {number}" for number in range(1000)])
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    facts = gguf_facts(path)
+    assert (facts.bits_per_weight, facts.weights, facts.tensor_types) == (16, 128, {"f16": 1})
+    assert facts.size_bytes == path.stat().st_size > 10 * facts.weight_bytes
 
 
 def test_a_file_that_is_cut_short_is_refused(tmp_path):

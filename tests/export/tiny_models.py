@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from export.artifacts import ModelFolder
+from export.artifacts import ModelFolder, QuantizedModel
+from export.subjects import describe, describe_made, subject_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -151,3 +152,11 @@ def _make_uneven(model: Any) -> None:
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn_like(parameter)
+
+
+def assert_described_alike(made: QuantizedModel) -> None:
+    """A file has the same facts whether it was just made (`run`) or was found where it lies (`compare`)."""
+    of_run = describe_made(made, shown_as="x").record
+    of_compare = describe(subject_at(made.path), ships=True, shown_as="x").record
+    for fact in ("sha256", "size_bytes", "bits_per_weight", "tensor_types"):
+        assert getattr(of_run, fact) == getattr(of_compare, fact), fact

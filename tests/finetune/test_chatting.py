@@ -111,3 +111,31 @@ def test_a_broken_adapter_config_is_refused(tmp_path, content):
     (tmp_path / "adapter_config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"adapter_config\.json is not an adapter's config"):
         chatting.open_partner(tmp_path)
+
+
+def test_the_first_line_says_which_system_prompt_there_is(model, tmp_path, monkeypatch, capsys):
+    merged = _in_a_run(tmp_path / "run", "false")
+    merged.mkdir()
+    assert _talk(monkeypatch, [], merged, _Engine()) == 0
+    assert "System prompt: 'Be brief.', as in training." in capsys.readouterr().out.splitlines()[0]
+    assert _talk(monkeypatch, [], tmp_path / "model.gguf", _Engine()) == 0
+    assert "none is recorded beside it; --system TEXT gives one." in capsys.readouterr().out.splitlines()[0]
+    (tmp_path / "run/data/train.jsonl").unlink()
+    assert _talk(monkeypatch, [], merged, _Engine()) == 0
+    assert "No system prompt, as in training." in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("Be kind.", "'Be kind.', as given."), ("", "No system prompt, as asked.")]
+)
+def test_a_system_prompt_that_is_given_is_said(tmp_path, given, said):
+    assert chatting._opening(tmp_path / "model.gguf", given)[1].endswith(said)
+
+
+def test_a_broken_gguf_is_told_by_our_own_reader(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "model.gguf"
+    path.write_text("hello world", encoding="utf-8")
+    assert _talk(monkeypatch, [], path) == cli.EXIT_ERROR
+    said = capsys.readouterr().err
+    assert "is not a GGUF file, whatever its name: it begins with 'hello wo'" in said
+    assert "llama" not in said

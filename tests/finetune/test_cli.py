@@ -249,6 +249,34 @@ def test_copying_a_shipped_recipe_never_overwrites(work, capsys):
     assert "exists already" in _said(capsys, "recipes", "quickstart")
 
 
+@pytest.mark.parametrize("verb", ["validate", "data", "run"])
+def test_a_shipped_recipe_whose_rows_are_the_users_says_to_copy_it(work, capsys, verb):
+    said = _said(capsys, verb, "question_answer")
+    assert "Copy it first: fieldtune recipes question_answer" in said
+    assert "--set data.path=FILE" in said
+    assert not _final_names(work)
+    # rows that were named are not there: that is another mistake
+    assert "Copy it first" not in _said(capsys, verb, "question_answer", "--set", "data.path=mine.csv")
+
+
+def test_a_copied_recipe_says_what_to_do_next(work, capsys):
+    assert cli.main(["recipes", "question_answer"]) == 0
+    path, next_step = capsys.readouterr().out.splitlines()
+    assert path == "question_answer.yaml"
+    assert next_step.startswith(f"next: put your rows at {work / 'questions.csv'}")
+    assert next_step.endswith("then fieldtune validate question_answer.yaml")
+    assert cli.main(["recipes", "quickstart"]) == 0
+    assert "next: fieldtune validate quickstart.yaml, then fieldtune run" in capsys.readouterr().out
+
+
+def test_chat_says_what_it_takes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["chat", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "PATH a .gguf file, a folder that holds one, a model or adapter folder" in said
+    assert "Loads a model into the engine" in said
+
+
 def test_nothing_to_talk_to(work, capsys):
     assert "expected a .gguf file" in _said(capsys, "chat", str(work))
 
@@ -259,7 +287,7 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
     assert cli.main(["merge", "recipe.yaml"]) == 0
     second = capsys.readouterr().out
     assert "train: running" in first
-    assert "data: 40 rows read, 40 kept (dropped: none); train 30, valid 2, held-out 8" in first
+    assert "data: rows: 40 read, 40 kept (dropped: none); held out 8, validation 2, train 30" in first
     assert not (work / "runs/test/adapter/README.md").exists()
     for stage in ("data", "train", "merge"):
         assert f"{stage}: already done" in second

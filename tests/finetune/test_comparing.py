@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from finetune import cli
-from finetune.comparing import comparison_settings
+from finetune.comparing import comparison_settings, default_folder, says_replaced
 
 ROWS = [{"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": "yes" * (n % 5 + 1)}]}
         for n in range(12)]  # fmt: skip
@@ -68,6 +69,9 @@ def test_a_file_cut_short_fails_and_is_no_error(rows, model, tmp_path):
         (["{model}", "{model}"], "is named twice"),
         (["{model}", "{model}", "--set", "check.row=3"], "check.row: there is no such key. Did you mean 'rows'"),
         (["{model}", "{copy}", "--template", "question_answer"], "the field 'question' is missing"),
+        (["{model}", "{copy}", "--tokenizer", "nomodel"], "--tokenizer nomodel is not there; expected a Hugging Face"),
+        (["{model}", "{copy}", "--tokenizer", "."], "--tokenizer . holds no tokenizer.json; expected a Hugging Face"),
+        (["some.gguf", "{model}", "--tokenizer", "{model}"], "the reference cannot be used: some.gguf is not a GGUF"),
     ],
 )
 def test_what_cannot_be_compared_says_why(rows, model, tmp_path, capsys, arguments, said):
@@ -77,6 +81,42 @@ def test_what_cannot_be_compared_says_why(rows, model, tmp_path, capsys, argumen
     assert _compare(*given, "--data", rows) == cli.EXIT_ERROR
     assert said in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_all_that_is_wrong_with_what_was_named_is_told_at_once(rows, model, tmp_path, capsys):
+    (tmp_path / "some.gguf").touch()
+    assert _compare("some.gguf", "missing.gguf", "gone", "--data", "norows.jsonl") == cli.EXIT_ERROR
+    said = capsys.readouterr().err
+    assert "cannot be compared, for 4 reasons:" in said
+    for words in ("--tokenizer FOLDER", "missing.gguf is not there", "gone is not there", "norows.jsonl"):
+        assert words in said
+
+
+def test_an_earlier_report_is_said_to_be_replaced(rows, model, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "copy")
+    (tmp_path / "seen").mkdir()
+    assert says_replaced(tmp_path / "seen") is None
+    (tmp_path / "seen/report.json").touch()
+    _compare(model, tmp_path / "copy", "--data", rows, "--out", "seen", "--template", "question_answer")
+    assert "seen holds the report of an earlier comparison, which this one replaces" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("artifact", "name"),
+    [
+        ("runs/quickstart/export/gguf-q8_0/model-q8_0.gguf", "quickstart-model-q8_0"),
+        ("runs/other/export/gguf-q8_0/model-q8_0.gguf", "other-model-q8_0"),
+        ("runs/quickstart/export/gptq-4bit", "quickstart-gptq-4bit"),
+        ("downloads/Qwen2.5-0.5B-Q8_0.gguf", "Qwen2.5-0.5B-Q8_0"),
+        ("downloads/Qwen2.5-0.5B", "Qwen2.5-0.5B"),
+        ("a/b/../model.gguf", "a-model"),
+        (".", "work"),
+    ],
+)
+def test_a_comparison_is_called_by_what_tells_its_file_from_others(tmp_path, monkeypatch, artifact, name):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert default_folder([Path("first.gguf"), Path(artifact)]) == Path("runs") / f"compare-{name}"
 
 
 def test_a_runs_report_is_never_replaced(rows, model, tmp_path, capsys):

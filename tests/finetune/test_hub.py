@@ -18,7 +18,7 @@ import pytest
 
 from export.errors import DataError, MissingDependencyError, ModelError, StorageError
 from finetune import hub
-from finetune.sources import read_snapshot
+from finetune.data.sources import read_snapshot
 from tests.finetune.hub_stand_in import COMMIT, StandIn, serve
 
 CONFIG = json.dumps({"model_type": "qwen2"}).encode()

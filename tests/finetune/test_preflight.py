@@ -11,7 +11,7 @@ from export.errors import RecipeError
 from finetune import cli
 from finetune.preflight import ROWS_LOOKED_AT, inspect
 from finetune.recipe import load
-from tests.finetune.test_sources import write
+from tests.finetune.data.test_sources import write
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "datasets", "peft", "trl", "scipy"}
@@ -87,7 +87,7 @@ def test_every_problem_is_told_at_once_one_a_line(work, monkeypatch):
         ("model.name=nothing", "model"),
         ("data.path=./nothing.jsonl", "data"),
         ("data.template=./recipe.yaml", "template"),
-        ("data.group_by='{{ x'", "template"),
+        ("data.group_by='{{ x'", "data"),
         ("data.group_by=document", "data"),
         ("train.lora.targets=[lm_head]", "train"),
     ],

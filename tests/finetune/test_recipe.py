@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from export.compare import Limits
 from export.errors import RecipeError
 from export.plugins import names
 from finetune import shipped
+from finetune.data import Contract
 from finetune.documentation import recipe_table
 from finetune.recipe import Recipe, dump, json_schema, load
 from finetune.yaml_text import parse_yaml
@@ -45,6 +47,18 @@ def test_paths_are_relative_to_the_recipe_and_those_of_overrides_to_the_working_
     assert load(_recipe(tmp_path), ["data.path=hf:owner/name"]).data.path == "hf:owner/name"
 
 
+def test_nothing_behind_the_equals_sign_is_the_empty_text_where_a_key_holds_text(tmp_path):
+    assert load(_recipe(tmp_path), ["data.system_prompt="]).data.system_prompt == ""
+    assert load(_recipe(tmp_path), ["data.system_prompt=null"]).data.system_prompt is None
+
+
+@pytest.mark.parametrize("key", ["train.max_steps", "export.gguf", "data.path", "data.near_copies", "data.nothing"])
+def test_nothing_behind_the_equals_sign_is_a_mistake_elsewhere(tmp_path, key):
+    told = _mistakes(tmp_path, GOOD, [f"{key}="])
+    assert f"--set {key}=: found nothing behind the '='" in told
+    assert f"{key}=null" in told
+
+
 def test_all_mistakes_are_told_at_once_with_their_place_and_the_nearest_name(tmp_path):
     text = """\
 name: test
@@ -73,8 +87,8 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path):
 
 
 def test_a_missing_key_is_named(tmp_path):
-    assert "data.template: this key is needed and missing" in _mistakes(
-        tmp_path, "name: test\ndata: {path: a.jsonl}\ntrain: {}\n"
+    assert "data.path: this key is needed and missing" in _mistakes(
+        tmp_path, "name: test\ndata: {template: question_answer}\ntrain: {}\n"
     )
 
 
@@ -132,8 +146,8 @@ def test_the_recipe_stays_small():
             total += count(inner[0]) if inner else 1
         return total
 
-    # about forty keys that people set; the gate's twelve limits are numbers they may leave alone
-    assert count(Recipe) - 12 <= 56
+    # keys that people set; the gate's twelve limits and the contract's thirteen are numbers they may leave alone
+    assert count(Recipe) - count(Limits) * 2 - count(Contract) <= 60
 
 
 @pytest.mark.parametrize("path", sorted(shipped.folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
@@ -171,7 +185,8 @@ def test_a_seed_is_one_that_every_library_takes(tmp_path):
 def test_shares_that_leave_nothing_are_shown_alone(tmp_path):
     told = _mistakes(tmp_path, GOOD, ["data.valid_share=0.6", "data.held_out_share=0.5"])
     assert told.splitlines()[1:] == [
-        "  data: valid_share 0.6 and held_out_share 0.5 leave nothing to train on; their sum must be below 1."
+        "  data: valid_share 0.6 and held_out_share 0.5 leave nothing to train on; their sum must be below 1.",
+        "The rows, the template and the models were not looked at yet.",
     ]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from export.chat_tokenizer import load_tokenizer
 from finetune import data, recipe
-from finetune.grammar import load_grammar
+from finetune.data.grammar import load_grammar
 from finetune.shipped import folder
 from finetune.starter.corpus import documents
 from finetune.starter.packing import first_documents, training_windows
@@ -92,10 +92,12 @@ def held_out(tmp_path_factory) -> list[HeldOut]:
     splits = data.prepare(
         settings.data,
         load_tokenizer(DEFAULT_OUT),
+        name=settings.name,
         seed=settings.seed,
         thinking=settings.model.thinking,
         offline=True,
         out=tmp_path_factory.mktemp("data"),
+        say=print,
     )
     asked = [[m.content for m in row.messages if m.role != "system"] for row in splits.conversations("held_out")]
     return [
@@ -149,7 +151,7 @@ def test_what_was_read_of_the_held_out_commands_are_plain_short_phrases(text, he
     assert len(whole) <= len(held_out) / 100, whole
     assert len(bare) <= len(held_out) / 20, bare
     for row in bare:
-        assert json.loads(row.answer).get("options", {}) == {}, row
+        assert len(json.loads(row.answer).get("options", {})) <= 1, row  # "rinse the yard once"
         assert len(row.bare.split()) <= 6, row
 
 

@@ -126,9 +126,9 @@ def test_subjects_say_what_was_really_made(report, run_folder):
         assert by_name[name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         types = Counter(tensor.tensor_type.name.lower() for tensor in GGUFReader(path).tensors)
         assert by_name[name]["tensor_types"] == types
-    # the header and the tokenizer's files beside the weights are small change
+    # of a folder the weight files: what a device must hold
     weights = (run_folder / "export/gptq-4bit/model.safetensors").stat().st_size
-    assert weights < by_name["gptq/4bit"]["size_bytes"] < 1.1 * weights
+    assert by_name["gptq/4bit"]["size_bytes"] == weights
     assert all(_value(report, "size_bytes", name) == by_name[name]["size_bytes"] for name in SUBJECTS)
     assert len({subject["sha256"] for subject in report["subjects"]}) == len(SUBJECTS)
 
@@ -196,7 +196,10 @@ def test_held_out_combinations_were_never_trained_on(run_folder):
         return [json.loads(line) for line in lines]
 
     train, valid, held_out = rows("train"), rows("valid"), rows("held_out")
-    assert [len(train), len(valid), len(held_out)] == [560, 35, 105]  # 80, 5 and 15 % of 700
+    assert len(train) + len(valid) + len(held_out) == 700
+    # 5 and 15 %, or somewhat less: near copies are not parted, and a group that does not fit goes to training
+    assert 30 <= len(valid) <= 35
+    assert 90 <= len(held_out) <= 105
     for first, second in ((train, held_out), (train, valid), (valid, held_out)):
         assert not {row["group"] for row in first} & {row["group"] for row in second}
     answers = {row["messages"][-1]["content"] for row in held_out}
