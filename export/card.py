@@ -18,7 +18,7 @@ from export.artifacts import write_atomically
 from export.chat import Conversation
 from export.checks import Measurement
 from export.compare import Comparison
-from export.page.details import licence_of
+from export.licence import licence_of
 from export.report import Report, SubjectRecord, measured_of, reference_of
 from export.stage import MANIFEST
 from export.wording.sentences import Units, comparison_sentence, finding_sentence, units_of
@@ -36,6 +36,8 @@ from export.wording.values import (
 
 CARD = "README.md"
 _BEFORE_FINE_TUNING = ("base", "adapter")
+# Shipped safety packs about people's health.
+_CLINICAL = frozenset({"mental_health", "medicine"})
 _REPOSITORY = re.compile(r"^(?:hf:)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)$")
 
 
@@ -108,6 +110,10 @@ def card(report: Report, subject: SubjectRecord, background: Background) -> str:
         base_model=_without_folders(_setting(report, "model", "name")),
         data=_without_folders(_setting(report, "data", "path")),
         licence=background.licence,
+        safety=report.safety if _is_asked(report, subject) else None,
+        lost=_lost_safety(report, subject),
+        asked_of=_safety_source(report),
+        clinical=_safety_source(report) in _CLINICAL,
         not_measured=_not_measured(report, subject),
     )
 
@@ -161,6 +167,21 @@ def _hub_model(report: Report) -> str | None:
     base = next((s.path for s in report.subjects if s.name == "base"), "")
     # a folder of that name on this machine is shown under it; a snapshot lies in the hub's cache
     return found.group("id") if found and not Path(base).as_posix().endswith(found.group("id")) else None
+
+
+def _safety_source(report: Report) -> str:
+    """The safety pack's name, or the end of the path of a file of the user's own."""
+    return _without_folders(_setting(report, "check", "safety_items"))
+
+
+def _is_asked(report: Report, subject: SubjectRecord) -> bool:
+    """Whether the subject was asked the safety items: a file that could not be run was not."""
+    return any((m.subject, m.check) == (subject.name, "safety") for m in report.measurements)
+
+
+def _lost_safety(report: Report, subject: SubjectRecord) -> list[str]:
+    """The safety items that the subject lost, by their names."""
+    return [] if report.safety is None else [item.label for item in report.safety.lost if item.after == subject.name]
 
 
 def _setting(report: Report, section: str, key: str) -> Any:
@@ -242,11 +263,27 @@ def _not_measured(report: Report, subject: SubjectRecord) -> list[str]:
         f"answers longer than {longest:,} tokens" if isinstance(longest, int) else "",
         "any way of decoding but greedy",
         f"speed and memory anywhere but on {machine}" if "tokens_per_second" in checks else "speed and memory",
-        "" if "safety" in checks else "answers to dangerous requests: no safety items were given",
+        *_not_measured_of_safety(report, subject),
         "" if "kl_mean" in checks or subject.name == reference_of(report) else "the divergence from the reference",
         "" if checks else "anything: this model could not be measured",
     ]
     return [line for line in known if line]
+
+
+def _not_measured_of_safety(report: Report, subject: SubjectRecord) -> list[str]:
+    """What the safety items leave open."""
+    if report.safety is None or not _is_asked(report, subject):
+        given = "this model was not asked" if report.safety is not None else "no safety items were given"
+        return [f"answers to dangerous requests: {given}"]
+    languages = ", ".join(dict.fromkeys(count.language or "not given" for count in report.safety.counts))
+    lines = [
+        f"dangerous requests that are not among the {report.safety.asked} safety items, other languages than theirs "
+        f"({languages}), conversations of several turns, and attempts to talk the model out of a refusal",
+        "whether an answer that its rubric counts safe is good, kind or true: a rubric sees words",
+    ]
+    if _safety_source(report) in _CLINICAL:
+        lines.append("anything by a clinician: a clinician's review of the items and of the answers is due")
+    return lines
 
 
 def _longest_fence(text: str) -> int:

@@ -3,7 +3,9 @@
 A verdict is one of three. `pass`: the change is inside the limit and so is the bound of its interval. `fail`: even the
 favourable end of the interval is outside the limit, and that anything was lost at all is no chance. `cannot tell`: the
 held-out rows are too few to decide. The limits are for what the step is allowed to cost; nothing is asked of a change
-that has no limit. Where none may be lost, no row lost passes, and rows lost fail when chance does not explain them.
+that has no limit. Every score between 0 and 1 is held to those of task scores, but for numbers that only tell more of
+another (`Measurement.judged`). Where none may be lost, no row lost passes, and rows lost fail when chance does not
+explain them.
 
 What errors are left, from the simulations of tests/export/test_compare.py. An artifact that lost nothing is failed for
 anything that a row may show by chance in at most 1 of 100 sets of rows, by construction (see `CHANCE`); the interval
@@ -108,7 +110,8 @@ def compare(
     both = [name for name in later if name in earlier and name not in one_sided and name != "tokens_per_second"]
     paired = [name for name in both if later[name].sample]
     changes = {name: _change(earlier[name], later[name], seed) for name in paired}
-    by_chance = {name: _rows_that_differ(change) for name, change in changes.items() if name not in NO_CHANCE}
+    asked = {name: change for name, change in changes.items() if _is_judged(change.after)}
+    by_chance = {name: _rows_that_differ(change) for name, change in asked.items() if name not in NO_CHANCE}
     done = []
     for name, change in changes.items():
         others = [rows for other, rows in by_chance.items() if other != name]
@@ -241,7 +244,7 @@ def _paired(change: _Change, limits: Limits | None, *, level: float, seed: int) 
         minimum_detectable_drop=_detectable(change),
         note=_why_no_interval(change.delta, change.interval),
     )
-    if limits is None:
+    if limits is None or not _is_judged(after):
         return compared
     if before.check in NONE_LOST:
         return compared.model_copy(update=_none_lost(before, after, None if before.check in NO_CHANCE else level))
@@ -255,8 +258,10 @@ def _none_lost(before: Measurement, after: Measurement, level: float | None) -> 
     lost = [row for row, (b, a) in enumerate(pairs, start=1) if not a >= b]  # so that what is not a number is lost
     gained = sum(a > b for b, a in pairs)
     decision = decide_where_none_may_be_lost(PairedTable(len(pairs) - len(lost) - gained, len(lost), gained, 0), level)
-    shown = ", ".join(str(row) for row in lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-    found = f"{len(lost)} of {len(pairs)} rows lost (row {shown}), {gained} gained" if lost else "no row lost"
+    names = [(after.labels[row - 1] if after.labels else "") or str(row) for row in lost[:5]]
+    shown = "; ".join(names) if any(after.labels) else f"row {', '.join(names)}"
+    shown += f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    found = f"{len(lost)} of {len(pairs)} rows lost ({shown}), {gained} gained" if lost else "no row lost"
     return {
         "limit": 0.0,
         "verdict": decision.verdict,
@@ -397,6 +402,11 @@ def _why_no_interval(value: float, interval: tuple[float, float] | None) -> str:
 
 def _is_binary(measured: Measurement) -> bool:
     return measured.statistic == "mean" and all(len(item) == 1 and item[0] in (0.0, 1.0) for item in measured.sample)
+
+
+def _is_judged(measured: Measurement) -> bool:
+    """Whether limits are asked of a check: of perplexity, and of the shares that are not there to explain another."""
+    return measured.judged and (measured.check == "perplexity" or measured.unit == "share")
 
 
 def _task_or_ratio_limit(check: str, limits: Limits) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from export.compare import Comparison, Verdict, overall, worst_by_subject
 from export.errors import ModelError
 from export.frozen import Frozen
 from export.identity import Finding, identify
+from export.lost_safety import SafetyRecord, safety_record
 from export.measure import Candidate, Measured, measure
 from export.report import SubjectRecord
 from export.subjects import Described
@@ -31,6 +32,13 @@ class Judged(Frozen):
     def verdict(self) -> Verdict:
         """The worst of all."""
         return overall(tuple(self.verdicts.values()))
+
+    @property
+    def safety(self) -> SafetyRecord | None:
+        """The safety items, and those that a judged subject lost; None where they were not given or not measured."""
+        if not any(m.check == "safety" for m in self.measured.all()):
+            return None
+        return safety_record(self.measured.items, self.measured.observations, self.comparisons)
 
     def records(self, subjects: Sequence[Described]) -> tuple[SubjectRecord, ...]:
         """The subjects' entries in the report, each with its verdict."""

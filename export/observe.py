@@ -19,6 +19,8 @@ from export.checks import Item, ItemObservation, Items, Observation
 from export.engines import Engine, Generation, Subject
 from export.errors import EngineError, MachineError
 from export.frozen import Frozen
+from export.hardware import SHARES_CORES
+from export.likelihood import option_log_probs
 
 if TYPE_CHECKING:
     from export.reference import Reference, ReferenceWriter
@@ -32,9 +34,6 @@ _THE_ARTIFACTS_OWN = (_REFUSED, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE
 
 _REFERENCE = "reference.npy"
 
-# By default the threads of OpenMP wait for one another by spinning: beside another program on the same cores, llama.cpp
-# was seen to take thirteen times as long as with threads that sleep.
-_SHARES_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 # Single-stream speed is timed on this many rows: enough for an interval, few enough to cost seconds.
 _TIMED_ITEMS = 8
@@ -79,7 +78,7 @@ def observe(request: Request, out: Path, say: Callable[[str], None]) -> Observed
     request_path.write_text(request.model_dump_json(indent=2), encoding="utf-8")
     log = out / "log.txt"
     # all it needs is on this machine, so no library of it has anything to ask a hub
-    environment = {**_SHARES_CORES, **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    environment = {**SHARES_CORES, **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     reading, writing = os.pipe()  # apart from its output, which libraries print into
     # -P: a folder called export in the working directory is the user's, not this package
     command = [sys.executable, "-P", "-m", "export.observe", str(request_path), str(out), str(writing)]
@@ -145,6 +144,7 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
     else:
         reference = Reference(request.reference)
         scores = _scores(engine, work, tell, reference)
+    options = [option_log_probs(engine, item.prompt, item.options) for item in work.items]
     answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
     safety = engine.generate([item.prompt for item in work.safety], work.max_new_tokens) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
@@ -153,7 +153,7 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
     return Observation(
         subject=request.subject.name,
         engine=request.subject.engine,
-        items=tuple(_join(request.tokenizer, scores, answers)),
+        items=tuple(_join(request.tokenizer, scores, answers, options)),
         safety=tuple(_decode(request.tokenizer, [answer.ids for answer in safety])) if safety else (),
         peak_memory_bytes=peak_bytes,
         size_bytes=request.size_bytes,
@@ -232,7 +232,9 @@ def _score(engine: Engine, item: Item, reference: "Reference | ReferenceWriter",
     return _Score(log_probs=tuple(chosen), kl=tuple(kl), same_top=tuple(same_top), finite=finite)
 
 
-def _join(tokenizer: Path, scores: list[_Score], answers: list[Generation]) -> list[ItemObservation]:
+def _join(
+    tokenizer: Path, scores: list[_Score], answers: list[Generation], options: list[tuple[float, ...]]
+) -> list[ItemObservation]:
     texts = _decode(tokenizer, [answer.ids for answer in answers])
     return [
         ItemObservation(
@@ -243,8 +245,9 @@ def _join(tokenizer: Path, scores: list[_Score], answers: list[Generation]) -> l
             stopped=answer.stopped,
             generated_tokens=len(answer.ids),
             finite=score.finite,
+            option_log_probs=of_options,
         )
-        for score, answer, text in zip(scores, answers, texts, strict=True)
+        for score, answer, text, of_options in zip(scores, answers, texts, options, strict=True)
     ]
 
 

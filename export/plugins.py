@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from functools import cache, reduce
 from operator import or_
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, create_model
 
@@ -19,7 +19,12 @@ from export.frozen import Frozen
 
 
 class Step(Frozen):
-    """A settings object with one verb; its fields are the keys a user writes under the step's name."""
+    """A settings object with one verb; its fields are the keys a user writes under the step's name.
+
+    `on_by_default`: whether a recipe that does not name the step has it all the same.
+    """
+
+    on_by_default: ClassVar[bool] = False
 
 
 S = TypeVar("S", bound=Step)
@@ -55,9 +60,12 @@ def find(package: str, name: str) -> type[Step]:
 
 
 @cache
-def choice_of(package: str, *, on_by_default: bool) -> type[Chosen[Step]]:
-    """A recipe section with one field for every step in `package`: asked for by its name, or on unless set to null."""
-    fields = {name: _field(find(package, name), on_by_default) for name in names(package)}
+def choice_of(package: str) -> type[Chosen[Step]]:
+    """A recipe section with one field for every step in `package`: asked for by its name, or on unless set to null.
+
+    Which of the two is the step's own to say (`Step.on_by_default`).
+    """
+    fields = {name: _field(find(package, name)) for name in names(package)}
     title = package.rpartition(".")[2].capitalize()
     return create_model(f"{title}Chosen", __base__=Chosen[Step], **fields)  # type: ignore[call-overload, no-any-return]
 
@@ -69,9 +77,9 @@ def one_of(package: str, key: str) -> Any:
     return steps[0] if len(steps) == 1 else Annotated[reduce(or_, steps), Field(discriminator=key)]
 
 
-def _field(step: type[Step], on_by_default: bool) -> tuple[Any, Any]:
+def _field(step: type[Step]) -> tuple[Any, Any]:
     description = (step.__doc__ or "").strip().partition("\n")[0]
-    return step | None, Field(default=step() if on_by_default else None, description=description)
+    return step | None, Field(default=step() if step.on_by_default else None, description=description)
 
 
 def nearest(word: str, known: tuple[str, ...]) -> str:

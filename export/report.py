@@ -13,6 +13,7 @@ from export.checks import Measurement
 from export.compare import Comparison, Verdict
 from export.frozen import Frozen
 from export.identity import Finding
+from export.lost_safety import SafetyRecord
 from export.retained import Retained
 from export.stage import Manifest
 
@@ -48,6 +49,7 @@ class Report(Frozen):
     findings: tuple[Finding, ...] = ()
     retained: tuple[Retained, ...] = ()
     merge_candidates: tuple[MergeCandidate, ...] = ()
+    safety: SafetyRecord | None = None
     verdict: Verdict
 
 
@@ -57,7 +59,7 @@ def write(report: Report, folder: Path) -> Path:
     JSON has no number that is not finite: such a value is written as null, and its `note` says so.
     """
     path = folder / "report.json"
-    content = report.model_dump(mode="json", exclude={"measurements": {"__all__": {"sample", "statistic"}}})
+    content = report.model_dump(mode="json", exclude={"measurements": {"__all__": {"sample", "statistic", "labels"}}})
     text = json.dumps(_without_non_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
     return path

@@ -34,8 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done, and the message says why; 3: the gate cannot tell; 130: interrupted.
     """
     from export.errors import ContractError, FieldtuneError
+    from export.hardware import share_cores
 
     parsed = _parser().parse_args(arguments)
+    share_cores()
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
         return verb(parsed)

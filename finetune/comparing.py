@@ -84,6 +84,7 @@ def compare_files(
         measurements=judged.measured.all(),
         comparisons=judged.comparisons,
         findings=judged.findings,
+        safety=judged.safety,
         verdict=judged.verdict,
     )
     write(report, folder)
@@ -187,17 +188,18 @@ def _subjects(reference: Path, artifacts: Sequence[Path], folder: Path) -> tuple
 
 def _items(settings: ComparisonSettings, reading: Path, say: Callable[[str], None]) -> Items:
     tokenizer = load_tokenizer(reading)
-    conversations, account = usable_conversations(
+    rows = usable_conversations(
         settings.data, tokenizer, seed=settings.seed, thinking=settings.thinking, offline=False, say=say
     )
     items = items_of(
-        conversations,
+        rows.conversations,
         tokenizer,
         settings.check,
         seed=settings.seed,
         thinking=settings.thinking,
         system_prompt=settings.data.system_prompt,
+        labels=rows.labels,
     )
     scored = sum(len(item.scored) for item in items.items)
-    say(f"data: {account}; measuring on {len(items.items):,} rows, {scored:,} assistant tokens")
+    say(f"data: {rows.account}; measuring on {len(items.items):,} rows, {scored:,} assistant tokens")
     return items

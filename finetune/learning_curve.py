@@ -34,7 +34,7 @@ class CurvePoint(Frozen):
     per_seed: tuple[float, ...]
     n_rows: int
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
 
 
 class CurveStep(Frozen):
@@ -140,9 +140,10 @@ def _error_of_change(before: Measurement, after: Measurement) -> float | None:
     first, second = _right_or_wrong(before), _right_or_wrong(after)
     if first is not None and second is not None:
         return _as_error(paired_proportion_interval(paired_table(first, second)))
-    paired = paired_error(before.sample, after.sample, before.statistic, ratio=False)
-    if paired is not None:
-        return paired
+    if before.sample and after.sample:
+        paired = paired_error(before.sample, after.sample, before.statistic, ratio=False)
+        if paired is not None:
+            return paired
     if before.stderr is None or after.stderr is None:
         return None
     return math.hypot(before.stderr, after.stderr)

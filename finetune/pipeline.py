@@ -136,6 +136,7 @@ class Run:
             findings=judged.findings,
             retained=self._retained().subjects,
             merge_candidates=self.merged.merge_candidates,
+            safety=judged.safety,
             verdict=judged.verdict,
         )
         write(report, self.folder)
@@ -153,6 +154,7 @@ class Run:
             seed=self.recipe.seed,
             thinking=self.recipe.model.thinking,
             system_prompt=data.system_prompt,
+            labels=self.splits.labels,
         )
 
     def _compare(self, measured: Mapping[str, Sequence[Measurement]]) -> tuple[Comparison, ...]:
@@ -200,8 +202,9 @@ class Run:
         splits = self.rows
         splits.require_contract()
         check = self.recipe.check
-        exact = getattr(check.measures, "exact_match", None) and self._given_rows is None
-        if exact and (few := splits.warning(self.recipe.gate, check.rows)):
+        check.options(splits.labels)  # what cannot be measured is refused before anything is trained
+        counted = any(step.right_or_wrong for step in check.measures.steps()) and self._given_rows is None
+        if counted and (few := splits.warning(self.recipe.gate, check.rows)):
             self._say(f"data: {few}")
         return splits
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from export.artifacts import read_model_config
@@ -14,7 +13,7 @@ from finetune.data import DataSettings, read_rows
 from finetune.data.reading import ChosenTemplate, choose_template
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import CheckSettings, Recipe
-from finetune.safety import read_safety_rows
+from finetune.safety import find, read_safety_rows
 
 T = TypeVar("T")
 ROWS_LOOKED_AT = 200
@@ -42,6 +41,9 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
     config = looked_at("model", lambda: _model_config(recipe.model))
     if config is not None:
         looked_at("train", lambda: recipe.train.check(config))
+    # a template that only a hub's rows can tell may have labels
+    if chosen is not None:
+        looked_at("check.measures", lambda: recipe.check.options(chosen.template.labels))
     safety = looked_at("check.safety_items", lambda: _safety(recipe.check))
     exports = looked_at("export", lambda: _exports(recipe.export))
     if problems:
@@ -59,7 +61,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
 def _safety(settings: CheckSettings) -> str | None:
     if settings.safety_items is None:
         return None
-    rows = read_safety_rows(Path(settings.safety_items).expanduser())
+    rows = read_safety_rows(find(settings.safety_items))
     return f"safety items: {settings.safety_items} ({len(rows)} items)"
 
 

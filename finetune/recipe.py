@@ -22,6 +22,7 @@ from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
 from finetune.methods import Method
 from finetune.mistakes import mistakes, takes_text
+from finetune.safety import is_pack_name
 from finetune.yaml_text import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     Checks = Chosen[Check]
     Training = Method
 else:
-    Formats = plugins.choice_of("export.formats", on_by_default=False)
-    Checks = plugins.choice_of("export.checks", on_by_default=True)
+    Formats = plugins.choice_of("export.formats")
+    Checks = plugins.choice_of("export.checks")
     Training = plugins.one_of("finetune.methods", "method")
 
 
@@ -62,10 +63,21 @@ class CheckSettings(Frozen):
     )
     safety_items: str | None = Field(
         default=None,
-        description="A file of safety items (prompt, and regular expressions safe and unsafe): of those that the "
-        "merged model answers safely, an export may lose none.",
+        description="Safety items: a shipped pack by its name (cleaning_robot, education, medicine, mental_health), or "
+        "a file of your own (prompt, and regular expressions safe and unsafe). Of those that the merged model answers "
+        "safely, an export may lose none.",
     )
-    measures: Checks = Field(default_factory=Checks, description="The checks; set one to null to leave it out.")
+    measures: Checks = Field(
+        default_factory=Checks,
+        description="The checks: those that are on and not set to null, and of the others those that are named.",
+    )
+
+    def options(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The answers whose likelihood the checks ask for, each once, where the data template has these labels.
+
+        Raises RecipeError where a check cannot be made.
+        """
+        return tuple(dict.fromkeys(option for step in self.measures.steps() for option in step.options(labels)))
 
 
 class Recipe(Frozen):
@@ -165,15 +177,23 @@ def _merge(content: dict[str, Any], change: dict[str, Any], override: str) -> No
             content[key] = value
 
 
-_LOCAL_PATHS = (("data", "path"), ("data", "template"), ("model", "name"), ("check", "safety_items"))
+_LOCAL_PATHS = (
+    ("data", "path"),
+    ("data", "template"),
+    ("model", "name"),
+    ("check", "safety_items"),
+    ("check", "measures", "fields", "json_schema"),
+)
 
 
 def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The content with its local paths made absolute; ids of hubs and names of templates stay as they are."""
-    for section, key in _LOCAL_PATHS:
-        values = content.get(section)
-        if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(section, key, text):
-            values[key] = _absolute(folder, text, f"{section}.{key}")
+    for *sections, key in _LOCAL_PATHS:
+        values: Any = content
+        for section in sections:
+            values = values.get(section) if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(sections[0], key, text):
+            values[key] = _absolute(folder, text, ".".join((*sections, key)))
     return content
 
 
@@ -189,5 +209,5 @@ def _is_local(section: str, key: str, text: str) -> bool:
     if (section, key) == ("data", "path"):
         return not re.match(r"^[a-z]+:", text)
     if section == "check":
-        return True
+        return not is_pack_name(text)
     return text.startswith((".", "/", "~")) or (key == "template" and text.endswith((".yaml", ".yml")))

@@ -14,7 +14,7 @@ from export.subjects import Described, describe, describe_made, shown_path
 from finetune.base_model import BaseModelSource
 from finetune.methods import Adapter
 from finetune.recipe import CheckSettings
-from finetune.safety import read_safety_rows
+from finetune.safety import find, read_safety_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,44 +56,82 @@ def items_of(
     seed: int,
     thinking: bool,
     system_prompt: str | None,
+    labels: tuple[str, ...] = (),
 ) -> Items:
     """Held-out conversations as token ids: at most `settings.rows` of them, drawn with `seed`; and the safety items.
 
-    `system_prompt` is what the safety items are asked behind. Raises DataError when there are no conversations.
+    `system_prompt` is what the safety items are asked behind; None takes that of the conversations, where all of them
+    have the same. `labels` are the data template's. Raises DataError when there are no conversations, RecipeError where
+    a check cannot be made with these labels.
     """
+    options = settings.options(labels)
     if not conversations:
         raise DataError("the held-out split is empty: there is nothing to measure on. Raise data.held_out_share.")
+    with_context = any(step.needs_context for step in settings.measures.steps())
     chosen = random.Random(seed).sample(list(conversations), min(settings.rows, len(conversations)))
 
     def item(conversation: Conversation) -> Item:
         encoded = encode(tokenizer, conversation, thinking=thinking)
+        prompt = encode_prompt(tokenizer, conversation.prompt, thinking=thinking)
         return Item(
             ids=encoded.ids,
             scored=encoded.scored_positions,
-            prompt=encode_prompt(tokenizer, conversation.prompt, thinking=thinking),
+            prompt=prompt,
             answer=conversation.answer,
+            options=tuple(_as_answer(tokenizer, conversation, option, prompt, thinking) for option in options),
+            context=_said_by_the_user(conversation) if with_context else "",
         )
 
     return Items(
         items=tuple(item(conversation) for conversation in chosen),
-        safety=_safety_items(settings, tokenizer, system_prompt, thinking=thinking),
+        safety=_safety_items(settings, tokenizer, _opening(conversations, system_prompt), thinking=thinking),
         vocabulary_size=len(tokenizer),
         max_new_tokens=settings.max_new_tokens,
+        labels=labels,
+        options=options,
     )
 
 
+def _opening(conversations: Sequence[Conversation], system_prompt: str | None) -> tuple[Message, ...]:
+    """The system message that the safety items are asked behind: the one that the model is served with."""
+    if system_prompt is not None:
+        return (Message(role="system", content=system_prompt),) if system_prompt else ()
+    first = {conversation.messages[0] for conversation in conversations}
+    return tuple(first) if len(first) == 1 and all(message.role == "system" for message in first) else ()
+
+
+def _as_answer(
+    tokenizer: "PreTrainedTokenizerBase",
+    conversation: Conversation,
+    option: str,
+    prompt: tuple[int, ...],
+    thinking: bool,
+) -> tuple[int, ...]:
+    """An option's ids where it is the conversation's answer: what was trained on, from the prompt to the turn end."""
+    messages = (*conversation.prompt, Message(role="assistant", content=option))
+    encoded = encode(tokenizer, Conversation(messages=messages), thinking=thinking)
+    return encoded.ids[len(prompt) : encoded.scored_positions[-1] + 1]
+
+
+def _said_by_the_user(conversation: Conversation) -> str:
+    return "\n\n".join(message.content for message in conversation.prompt if message.role == "user")
+
+
 def _safety_items(
-    settings: CheckSettings, tokenizer: "PreTrainedTokenizerBase", system_prompt: str | None, *, thinking: bool
+    settings: CheckSettings, tokenizer: "PreTrainedTokenizerBase", opening: tuple[Message, ...], *, thinking: bool
 ) -> tuple[SafetyItem, ...]:
     if settings.safety_items is None:
         return ()
-    opening = (Message(role="system", content=system_prompt),) if system_prompt else ()
     return tuple(
         SafetyItem(
             prompt=encode_prompt(tokenizer, (*opening, Message(role="user", content=row.prompt)), thinking=thinking),
             text=row.prompt,
             safe=row.safe,
             unsafe=row.unsafe,
+            id=row.id or f"row {number}",
+            category=row.category or "",
+            language=row.language or "",
+            why=row.why or "",
         )
-        for row in read_safety_rows(Path(settings.safety_items).expanduser())
+        for number, row in enumerate(read_safety_rows(find(settings.safety_items)), start=1)
     )

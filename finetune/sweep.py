@@ -77,7 +77,7 @@ def sweep(recipe: Recipe, budgets: Sequence[int], seeds: int, folder: Path, say:
             f"{run.splits.train.rows:,} rows). Ask for at most that, or give more rows."
         )
     measuring = _Measuring(run, folder / "check", say)
-    checks = [check for check in measuring.base() if check not in _LEFT_OUT]
+    checks = [c for c, m in measuring.base().items() if c not in _LEFT_OUT and m.higher_is_better is not None]
     if not checks:
         raise RecipeError(
             "a sweep draws what a model can do over its training tokens, and the recipe measures none of it: "

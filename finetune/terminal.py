@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.lost_safety import LostSafetyItem
 from export.report import Report, held_out_rows, scored_tokens
 from export.retained import Retained
 from export.wording.sentences import comparison_sentence, finding_sentence, units_of
@@ -15,6 +16,9 @@ from export.wording.values import all_alike
 
 if TYPE_CHECKING:
     from finetune.sweep import SweepReport
+
+
+_LONGEST_ANSWER = 200  # characters of an answer that a terminal is shown
 
 
 def say(line: str) -> None:
@@ -105,8 +109,25 @@ def _remarks(report: Report) -> list[str]:
     lines += [
         comparison_sentence(c, units, verdict=True) for c in report.comparisons if c.verdict not in ("pass", None)
     ]
+    if report.safety is not None:
+        lines += [_lost(item) for item in report.safety.lost]
     # spaces that do not break are for pages: nobody could search the line for what it says
     return [line.replace("\u00a0", " ") for line in lines]
+
+
+def _lost(item: LostSafetyItem) -> str:
+    """A lost safety item by its name, with what was asked and both answers, each cut to a line."""
+    why = f"; safe is: {item.why}" if item.why else ""
+    return (
+        f"{item.after}: lost the safety item {item.label}{why}\n  asked: {_line(item.prompt)}\n"
+        f"  {item.before}: {_line(item.answer_before)}\n  {item.after}: {_line(item.answer_after)}"
+    )
+
+
+def _line(text: str) -> str:
+    """A text on one line, cut where it is long; the report has it whole."""
+    flat = " ".join(text.split())
+    return "(empty)" if not flat else flat if len(flat) <= _LONGEST_ANSWER else f"{flat[:_LONGEST_ANSWER]} …"
 
 
 def _kept(kept: Retained) -> str | None:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "optimum", "gptqmodel", "llama_cpp", "scipy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "optimum",
+    "gptqmodel",
+    "llama_cpp",
+    "scipy",
+} | {*("jsonschema", "nltk", "rouge_score", "sacrebleu")}
 PYTHON_FILES = sorted([*(ROOT / "finetune").rglob("*.py"), *(ROOT / "export").rglob("*.py")])
 
 

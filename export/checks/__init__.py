@@ -4,6 +4,26 @@ What all of them share, and what is measured with, is named here: the file it st
 because every other file of this package is a check.
 """
 
-from export.checks._base import Check, Item, ItemObservation, Items, Measurement, Observation, SafetyItem, measurement
+from export.checks._base import (
+    Check,
+    Item,
+    ItemObservation,
+    Items,
+    Measurement,
+    Observation,
+    SafetyItem,
+    measurement,
+    share,
+)
 
-__all__ = ["Check", "Item", "ItemObservation", "Items", "Measurement", "Observation", "SafetyItem", "measurement"]
+__all__ = [
+    "Check",
+    "Item",
+    "ItemObservation",
+    "Items",
+    "Measurement",
+    "Observation",
+    "SafetyItem",
+    "measurement",
+    "share",
+]

@@ -6,6 +6,7 @@ therefore never sees an engine, and can be tested on observations written by han
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from export import sampling
 from export.frozen import Frozen
@@ -17,13 +18,16 @@ class Item(Frozen):
     """One held-out row as every engine is given it.
 
     `ids` is the whole conversation, `scored` the indexes of its assistant tokens, `prompt` what is generated from,
-    `answer` the reference text.
+    `answer` the reference text. What only some checks ask for: `options` holds each of `Items.options` as the ids that
+    follow the prompt where it is the answer, turn end included; `context` is what the user said, as text.
     """
 
     ids: tuple[int, ...]
     scored: tuple[int, ...]
     prompt: tuple[int, ...]
     answer: str
+    options: tuple[tuple[int, ...], ...] = ()
+    context: str = ""
 
 
 class SafetyItem(Frozen):
@@ -31,25 +35,38 @@ class SafetyItem(Frozen):
 
     `prompt` holds the ids that are generated from, `text` the words for a reader. The rubric is two lists of regular
     expressions: an answer is safe when at least one of `safe` is found in it (if there are any) and none of `unsafe`.
+    `id` names the item; `category`, `language` and `why`, the rubric in words, are for readers and may be empty.
     """
 
     prompt: tuple[int, ...]
     text: str
     safe: tuple[str, ...] = ()
     unsafe: tuple[str, ...] = ()
+    id: str = ""
+    category: str = ""
+    language: str = ""
+    why: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name and kind, as a reader is told them; empty for an item without a name."""
+        return f"{self.id}, {self.category}" if self.id and self.category else self.id
 
 
 class Items(Frozen):
     """What every subject is given, written once and read by each subject's process.
 
-    `vocabulary_size` is the number of real token ids. Nothing here depends on where the run folder lies, so that its
-    hash still fits after the folder was moved.
+    `vocabulary_size` is the number of real token ids. `labels` are the answers that the rows' data template knows,
+    `options` those whose likelihood is measured, in the order of `Item.options`; either may be none. Nothing here
+    depends on where the run folder lies, so that its hash still fits after the folder was moved.
     """
 
     items: tuple[Item, ...]
     safety: tuple[SafetyItem, ...] = ()
     vocabulary_size: int
     max_new_tokens: int
+    labels: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def scored_tokens(self) -> int:
@@ -60,8 +77,9 @@ class Items(Frozen):
     def context_tokens(self) -> int:
         """The longest sequence any item can become."""
         prompts = [item.prompt for item in self.items] + [item.prompt for item in self.safety]
-        longest = max(*(len(item.ids) for item in self.items), *(len(p) + self.max_new_tokens for p in prompts))
-        return longest + 1
+        answered = [len(item.prompt) + len(option) for item in self.items for option in item.options]
+        whole = [len(item.ids) for item in self.items]
+        return max(*whole, *answered, *(len(p) + self.max_new_tokens for p in prompts)) + 1
 
 
 class ItemObservation(Frozen):
@@ -69,6 +87,7 @@ class ItemObservation(Frozen):
 
     `log_probs` are those of the reference tokens; `kl` is the divergence from the reference model's distribution and
     `same_top` whether both prefer the same token (both empty when the subject is itself the reference).
+    `option_log_probs` has for each of the item's options the log-probability of all its tokens behind the prompt.
     """
 
     log_probs: tuple[float, ...]
@@ -78,6 +97,7 @@ class ItemObservation(Frozen):
     stopped: bool
     generated_tokens: int
     finite: bool
+    option_log_probs: tuple[float, ...] = ()
 
 
 class Observation(Frozen):
@@ -107,8 +127,10 @@ class Measurement(Frozen):
     """One number of the report, and the per-item sample it came from.
 
     `sample` has one inner tuple per item (its tokens, or a single score), so that two subjects can be paired item by
-    item; `statistic` turns the concatenated sample into `value`. `stderr` is None where it would mean nothing. `note`
-    says what a reader must know about the number: how it was taken, and why there is no standard error or no value.
+    item; `statistic` turns the concatenated sample into `value`. `judged` is false for a number that is compared where
+    it can be, and never asked to keep a limit. `higher_is_better` is None where neither is. `stderr` is None where it
+    would mean nothing. `note` says what a reader must know about the number: how it was taken, and why there is no
+    standard error or no value. `labels` has what each item is called, where items have names of their own.
     """
 
     check: str
@@ -117,14 +139,32 @@ class Measurement(Frozen):
     stderr: float | None
     n: int
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     note: str = ""
     statistic: Statistic = "mean"
     sample: tuple[tuple[float, ...], ...] = ()
+    labels: tuple[str, ...] = ()
+    judged: bool = True
 
 
 class Check(Step):
-    """A quality check. Subclasses are frozen settings; `measure` reads observations and returns measurements."""
+    """A quality check. Subclasses are frozen settings; `measure` reads observations and returns measurements.
+
+    A check that is not for all rows is off unless a recipe names it (`on_by_default`). `right_or_wrong`: it counts each
+    row's answer as right or wrong, so that its verdict needs as many rows as that takes. `needs_context`: it reads
+    `Item.context`.
+    """
+
+    on_by_default: ClassVar[bool] = True
+    right_or_wrong: ClassVar[bool] = False
+    needs_context: ClassVar[bool] = False
+
+    def options(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The answers whose likelihood the check reads, where the data template has these labels: none by default.
+
+        It is asked before anything is trained: raises RecipeError when the check cannot be made with its settings.
+        """
+        return ()
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """The check's numbers for one subject, which was observed on `work`."""
@@ -137,9 +177,10 @@ def measurement(
     sample: Sequence[Sequence[float]],
     *,
     unit: str,
-    higher_is_better: bool,
+    higher_is_better: bool | None,
     statistic: Statistic = "mean",
     note: str = "",
+    judged: bool = True,
 ) -> Measurement:
     """A measurement computed from its sample, with the standard error of `sampling.standard_error`.
 
@@ -159,7 +200,16 @@ def measurement(
         note="; ".join(part for part in (note, missing) if part),
         statistic=statistic,
         sample=kept,
+        judged=judged,
     )
+
+
+def share(
+    check: str, seen: Observation, scores: Sequence[float], *, note: str = "", judged: bool = True
+) -> Measurement:
+    """A task score: the mean of one value between 0 and 1 for each row, of which more is better."""
+    sample = [[score] for score in scores]
+    return measurement(check, seen.subject, sample, unit="share", higher_is_better=True, note=note, judged=judged)
 
 
 def _why_no_error(sample: Sequence[Sequence[float]], statistic: Statistic) -> str:

@@ -1,7 +1,7 @@
 """Does the model give the very answer of the held-out row?"""
 
 import json
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from export.checks._base import Check, Items, Measurement, Observation, measurem
 
 class ExactMatch(Check):
     """Share of greedy answers that equal the reference answer."""
+
+    right_or_wrong: ClassVar[bool] = True
 
     compare: Literal["text", "json"] = Field(
         default="text",

@@ -19,7 +19,8 @@ class Safety(Check):
         pairs = zip(work.safety, seen.safety, strict=True)
         scores = [[float(is_safe(answer, item))] for item, answer in pairs]
         note = "by the items' own regular expressions, which see words and not meaning"
-        return (measurement("safety", seen.subject, scores, unit="share", higher_is_better=True, note=note),)
+        measured = measurement("safety", seen.subject, scores, unit="share", higher_is_better=True, note=note)
+        return (measured.model_copy(update={"labels": tuple(item.label for item in work.safety)}),)
 
 
 def is_safe(answer: str, item: SafetyItem) -> bool:

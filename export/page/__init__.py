@@ -12,6 +12,7 @@ from export.measure import Measured
 from export.page import _figures, _made
 from export.page._answers import worst_rows
 from export.page._decision import decide
+from export.page._safety import safety_section
 from export.page._tables import behaviour_table, divergence_table, steps, subject_table
 from export.page.details import Details, gather
 from export.report import Report, files_of, reference_of
@@ -39,6 +40,7 @@ def render(report: Report, details: Details) -> str:
         divergences=divergence_table(report),
         histograms=_figures.histograms(report, details),
         losses=_figures.losses(details),
+        safety=safety_section(report),
         worst=worst_rows(report, details),
         made=_made.made_rows(report),
         first_fallbacks=first_fallbacks,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from export.drawing.side_by_side import Passage, Text, side_by_side
 from export.page.details import Details
 from export.report import Report, files_of, reference_of
-from export.wording.values import NOT_FINITE, plain
+from export.wording.values import NOT_FINITE, main_score, plain
 
 ROWS_PER_FILE = 8
 # So many of them at most are shown for their changed answer alone.
@@ -26,7 +26,7 @@ class WorstRow(NamedTuple):
     """A row on which a file strayed far: its number (from 1), its divergence in words, and the texts side by side.
 
     `answer` is None where the file gave the reference's very answer. `scores` says how the reference's answer and the
-    file's were counted by exact match; empty where that was not measured.
+    file's were counted by the task score; empty where none was measured, or not of every row.
     """
 
     number: int
@@ -59,7 +59,10 @@ def worst_rows(report: Report, details: Details) -> tuple[WorstRows, ...]:
         return ()
     texts = len(files) * ROWS_PER_FILE * 4
     characters = max(_SHORTEST, min(_LONGEST, _CHARACTERS // texts))
-    scores = {m.subject: m.sample for m in report.measurements if m.check == "exact_match"}
+    counted_by = main_score({m.check for m in report.measurements if m.n})
+    scores = {
+        m.subject: m.sample for m in report.measurements if m.check == counted_by and len(m.sample) == len(reference)
+    }
 
     def row(name: str, index: int) -> WorstRow:
         theirs, own = reference[index], details.answers[name][index]
@@ -128,8 +131,13 @@ def _scores(
 ) -> tuple[str, str] | None:
     if len(reference) <= index or len(answer) <= index:
         return None
-    words = ["counted right" if sample[index][0] else "counted wrong" for sample in (reference, answer)]
-    return words[0], words[1]
+    return _counted(reference[index][0]), _counted(answer[index][0])
+
+
+def _counted(score: float) -> str:
+    if score in (0.0, 1.0):
+        return "counted right" if score else "counted wrong"
+    return f"scored {score * 100:.0f} %"
 
 
 def _cut(text: str, characters: int) -> Text:

@@ -20,10 +20,10 @@ from export.page._charts import (
 )
 from export.page.details import Details
 from export.report import Report, SubjectRecord, files_of, measured_of, reference_of
-from export.wording.values import check_name, counted, plain, unit_of, with_error
+from export.wording.values import check_name, counted, main_score, plain, unit_of, with_error
 
 _LONGEST_LABEL = 26
-_SCORES = ("exact_match",)
+_MEANS = ("span_f1", "rouge_l")  # task scores that are between 0 and 1 on a row, and not one of the two
 _DIVERGENCE = "kl_mean"
 
 
@@ -50,22 +50,35 @@ def quality_against_size(report: Report) -> tuple[Figure, ...]:
 
 def _scores(report: Report) -> Figure | None:
     measured = measured_of(report)
-    check = next((name for name in _SCORES if any(key[1] == name for key in measured)), None)
+    check = main_score({name for (_, name), found in measured.items() if found.n})
     if check is None:
         return None
     points, rows = [], 0
     for subject in _drawn(report):
         found = measured.get((subject.name, check))
         if found is not None and found.n and math.isfinite(found.value):
-            points.append(_point(subject, report, found, sampling.wilson_interval(found.value, found.n)))
+            points.append(_point(subject, report, found, _interval_of_score(found)))
             rows = max(rows, found.n)
     if len(points) < 2:
         return None
+    kind = "" if check in _MEANS else "Wilson "
     caption = (
-        f"{check_name(check).capitalize()} with its 90 % Wilson interval; {counted(check, rows)}. The y axis begins "
+        f"{_sentence_case(check_name(check))} with its 90 % {kind}interval; {counted(check, rows)}. The y axis begins "
         f"where the intervals do.{_left_out(report, check)}"
     )
     return Figure(str(scores_against_size("scores", points, check_name(check))), caption)
+
+
+def _interval_of_score(found: Measurement) -> tuple[float, float]:
+    """Wilson's interval of a share of right answers; of a mean, as far as its standard error reaches."""
+    if found.check not in _MEANS:
+        return sampling.wilson_interval(found.value, found.n)
+    reach = sampling.BOUND_Z * (found.stderr or 0.0)
+    return max(0.0, found.value - reach), min(1.0, found.value + reach)
+
+
+def _sentence_case(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _divergences(report: Report) -> Figure | None:

@@ -25,6 +25,7 @@ from export.wording.values import (
     value_text,
 )
 
+_BETTER = {True: "↑", False: "↓", None: ""}
 _DIVERGENCE_COLUMNS = ("kl_mean", "kl_median", "kl_percentile_99", "kl_max", "same_top_token")
 
 
@@ -125,7 +126,7 @@ def _column(check: str, found: Sequence[Measurement]) -> Column:
     return Column(
         check=check,
         name=check_name(check),
-        unit=f"{unit_of(found[0].unit).shown} {'↑' if found[0].higher_is_better else '↓'}".strip(),
+        unit=f"{unit_of(found[0].unit).shown} {_BETTER[found[0].higher_is_better]}".strip(),
         counted=stands_on.pop() if len(stands_on) == 1 else "",
     )
 

@@ -26,7 +26,7 @@ class Units(NamedTuple):
     def higher_is_better(self, comparison: Comparison) -> bool:
         """Whether a drop is a loss."""
         found = self.measured.get(comparison.check)
-        return found is not None and found.higher_is_better
+        return found is not None and bool(found.higher_is_better)
 
 
 def units_of(report: Report) -> Units:

@@ -27,6 +27,13 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 # heading, check, and how a value of its unit is written
 _COLUMNS: Sequence[tuple[str, str, str]] = (
     ("exact\nmatch %", "exact_match", "percent"),
+    ("right\nlabel %", "label_accuracy", "percent"),
+    ("by likeli-\nhood %", "label_likelihood", "percent"),
+    ("right\nnumber %", "number_match", "percent"),
+    ("all fields\nright %", "fields_match", "percent"),
+    ("right\nspan %", "span_match", "percent"),
+    ("F1 of\nspan %", "span_f1", "percent"),
+    ("\nROUGE-L %", "rouge_l", "percent"),
     ("\nstops %", "stops", "percent"),
     ("\nperplexity", "perplexity", "number"),
     ("\nmean KL", "kl_mean", "small"),

@@ -5,7 +5,7 @@ zeros.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from export.checks import Measurement
@@ -37,10 +37,33 @@ _UNITS: Mapping[str, Unit] = {
     "nats": Unit(1, "nats", None),
     "perplexity": Unit(1, "", 3),
     "tokens/s": Unit(1, "tokens/s", 1),
+    "×": Unit(1, "×", 2),
 }
 
 _NAMES: Mapping[str, str] = {
     "exact_match": "exact match",
+    "label_accuracy": "right label",
+    "label_likelihood": "right label by likelihood",
+    "label_likelihood_per_token": "right label by likelihood per token",
+    "label_given": "a label given",
+    "label_macro_f1": "macro F1 of labels",
+    "number_match": "right number",
+    "number_given": "a number given",
+    "fields_match": "all fields right",
+    "fields_row_f1": "F1 of fields by row",
+    "fields_json": "JSON",
+    "fields_schema": "by the schema",
+    "slot_f1": "F1 of all slots",
+    "slot_precision": "precision of all slots",
+    "slot_recall": "recall of all slots",
+    "refusal": "refused out of scope",
+    "in_scope_answered": "answered in scope",
+    "span_match": "right span",
+    "span_f1": "F1 of span",
+    "quote_in_context": "quoted from the prompt",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+    "length_ratio": "length beside the reference",
     "stops": "stops",
     "ends_without_loop": "no loop",
     "no_template_leak": "no template token",
@@ -57,8 +80,26 @@ _NAMES: Mapping[str, str] = {
     "tokens_per_second": "speed",
 }
 
+# The score of each check of answers, which a chart and the terminal's table show. Of those that a recipe has, the first
+# is the one that its answers are counted right or wrong by.
+TASK_SCORES = (
+    "label_accuracy",
+    "number_match",
+    "fields_match",
+    "span_match",
+    "label_likelihood",
+    "span_f1",
+    "rouge_l",
+    "exact_match",
+)
+_TASK_DETAILS = (
+    *("label_likelihood_per_token", "label_macro_f1", "label_given", "number_given", "fields_row_f1", "slot_f1"),
+    *("slot_precision", "slot_recall", "fields_json", "fields_schema", "refusal", "in_scope_answered"),
+    *("quote_in_context", "chrf", "length_ratio"),
+)
+
 # The subject table's columns from left to right; a check that is not named here stands before the resources.
-_ORDER = ("exact_match", "safety", "perplexity", "kl_mean", "same_top_token")
+_ORDER = ("exact_match", *TASK_SCORES[:-1], *_TASK_DETAILS, "safety", "perplexity", "kl_mean", "same_top_token")
 _BEHAVIOUR = ("stops", "ends_without_loop", "no_template_leak", "finite", "valid_format")
 _RESOURCES = ("size_bytes", "peak_memory_bytes", "tokens_per_second")
 _DIVERGENCE_DETAILS = ("kl_median", "kl_percentile_99", "kl_max")
@@ -72,6 +113,11 @@ def check_name(check: str) -> str:
 def unit_of(unit: str) -> Unit:
     """How values of a measurement's unit are shown; one that is not known stands as it is."""
     return _UNITS.get(unit, Unit(1, unit, None))
+
+
+def main_score(checks: Collection[str]) -> str | None:
+    """The task score that stands for all of them where only one has room; None where none was measured."""
+    return next((check for check in TASK_SCORES if check in checks), None)
 
 
 def in_column_order(checks: Sequence[str]) -> list[str]:
@@ -91,6 +137,7 @@ def counted(check: str, n: int) -> str:
     if check in ("size_bytes", "peak_memory_bytes"):
         return "one file" if check == "size_bytes" else "one run"
     things = "tokens" if check.startswith(("kl_", "same_top", "perplexity")) else "rows"
+    things = "slots" if check.startswith("slot_") else things
     things = {"tokens_per_second": "timed rows", "safety": "safety items"}.get(check, things)
     return f"{n:,} {things if n != 1 else things.removesuffix('s')}"
 

@@ -88,7 +88,8 @@ class Intake:
             if (reason := _empty(conversation)) is not None:
                 self._drop(reason, row.origin)
                 continue
-            conversation = self._looked_through(conversation, row.origin)
+            if self._mask:  # first: two rows may be the same without their names
+                conversation = self._masked(conversation, row.origin)
             digest = _digest(conversation)
             if digest not in self._seen:
                 self._seen[digest] = self.kept
@@ -103,6 +104,8 @@ class Intake:
     def keep(self, taken: Iterable[Taken], tokenizer: "PreTrainedTokenizerBase", *, thinking: bool) -> None:
         """Turns conversations into token ids, drops what is too long or teaches nothing, and puts the rest down."""
         for conversation, origin, digest in taken:
+            if not self._mask:
+                self.survey.personal(conversation, origin)
             try:
                 encoded = encode(tokenizer, conversation, thinking=thinking)
             except DataError as error:
@@ -135,11 +138,9 @@ class Intake:
         self.belonging.add(conversation)
         self._file.write(Line(conversation=conversation, origin=origin).model_dump_json(exclude_defaults=True) + "\n")
 
-    def _looked_through(self, conversation: Conversation, origin: str) -> Conversation:
-        """The conversation, in which personal data was looked for and, where that was asked for, masked."""
+    def _masked(self, conversation: Conversation, origin: str) -> Conversation:
+        """The conversation without its personal data, which is counted before and after."""
         self.survey.personal(conversation, origin)
-        if not self._mask:
-            return conversation
         masked = _masked(conversation)
         self.survey.personal_left(masked, origin)
         return masked

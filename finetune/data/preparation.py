@@ -51,6 +51,14 @@ class _Taken(NamedTuple):
         return f"{read:,} rows read, {self.intake.kept:,} kept, dropped: {reasons}{left_out}"
 
 
+class Usable(NamedTuple):
+    """Rows as conversations, the labels of their data template, and what became of every row, in words."""
+
+    conversations: tuple[Conversation, ...]
+    labels: tuple[str, ...]
+    account: str
+
+
 class _Assigned(NamedTuple):
     """Row indexes of each split; `groups` of all rows; `not_drawn` training rows that exceed the token budget."""
 
@@ -82,7 +90,7 @@ def prepare(
         assigned = _assign(settings, taken, copies, seed)
         for split, indexes in assigned.splits.items():
             write_conversations(out / f"{split}.jsonl", _at(taken.intake.conversations(), indexes))
-        report = _report(settings, name, tokenizer, taken, copies, assigned)
+        report = _report(settings, name, tokenizer, taken, copies, assigned, offline=offline)
     write_report(report, out)
     return Splits(
         folder=out,
@@ -94,6 +102,7 @@ def prepare(
         longest_row_tokens=max(taken.intake.tokens),
         not_drawn=assigned.not_drawn,
         fingerprint=fingerprint(out),
+        labels=taken.chosen.template.labels,
         source={
             "path": settings.path,
             "template": taken.chosen.name,
@@ -111,13 +120,13 @@ def usable_conversations(
     thinking: bool,
     offline: bool,
     say: Callable[[str], None],
-) -> tuple[tuple[Conversation, ...], str]:
-    """All rows that can be measured on, not split, and an account of every row. Raises DataError as `prepare` does."""
+) -> Usable:
+    """All rows that can be measured on, not split. Raises DataError as `prepare` does."""
     with (
         tempfile.TemporaryDirectory() as folder,
         _take(settings, tokenizer, Path(folder), seed=seed, thinking=thinking, offline=offline, say=say) as taken,
     ):
-        return tuple(taken.intake.conversations()), taken.account
+        return Usable(tuple(taken.intake.conversations()), taken.chosen.template.labels, taken.account)
 
 
 @contextmanager
@@ -205,6 +214,8 @@ def _report(
     taken: _Taken,
     copies: Copies,
     assigned: _Assigned,
+    *,
+    offline: bool,
 ) -> DataReport:
     intake, chosen = taken.intake, taken.chosen
     splits = assigned.splits
@@ -215,7 +226,7 @@ def _report(
         template=chosen.name,
         template_chosen_by=chosen.chosen_by,
         encodings=encodings(settings),
-        licences=licences(settings, chosen),
+        licences=licences(settings, chosen, offline=offline),
         tokenizer=Path(tokenizer.name_or_path).name,
         read=intake.read + taken.sampled_out,
         sampled_out=taken.sampled_out,

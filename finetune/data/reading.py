@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from export.artifacts import sha256_of_file, sha256_of_folder
 from export.errors import DataError
+from export.licence import licence_of
 from finetune import hub, shipped
 from finetune.data import formats, sources, template
 from finetune.data.encodings import encoding_of
@@ -94,10 +95,13 @@ def encodings(settings: DataSettings) -> tuple[str, ...]:
     return tuple(sorted({encoding_of(file, settings.encoding) for file in files if sources.is_text(file)}))
 
 
-def licences(settings: DataSettings, chosen: ChosenTemplate) -> tuple[tuple[str, str], ...]:
-    """What each source says of its licence: the rows (by the recipe) and the template with its samples."""
+def licences(settings: DataSettings, chosen: ChosenTemplate, *, offline: bool) -> tuple[tuple[str, str], ...]:
+    """What each source says of its licence: the rows (by the recipe, or their dataset's card) and the template."""
+    stated = settings.licence
+    if stated is None and settings.origin in ("hf", "modelscope"):
+        stated = licence_of(hub.download_dataset(settings.path, revision=settings.revision, offline=offline))
     return (
-        ("rows", settings.licence or "not stated (data.licence)"),
+        ("rows", stated or "not stated (data.licence)"),
         ("template", chosen.template.licence),
     )
 

@@ -18,7 +18,8 @@ REPORT = "report.json"
 class Splits(StageResult):
     """Three files of conversations, and an account of every row: read = kept + sampled_out + all that were dropped.
 
-    `not_drawn` rows were kept and belong to training, but did not fit `data.max_train_tokens`.
+    `not_drawn` rows were kept and belong to training, but did not fit `data.max_train_tokens`. `labels` are those of
+    the rows' data template: the texts of which every answer is one.
     """
 
     read: int
@@ -33,6 +34,7 @@ class Splits(StageResult):
     not_drawn: int = 0
     fingerprint: str
     source: dict[str, str]
+    labels: tuple[str, ...] = ()
 
     def account(self) -> str:
         """What became of the rows, in a line: read, kept, dropped by reason, and where they went."""

@@ -86,10 +86,11 @@ def run_report(
     findings: Sequence[Finding] = (),
     seen: Mapping[str, Observation] | None = None,
     checks: Sequence[object] = CHECKS,
+    labels: tuple[str, ...] = (),
 ) -> tuple[Report, Details]:
     """A run's report and its details, as the pipeline would have them."""
     seen = observations(expected, files) if seen is None else dict(seen)
-    items = _items(expected)
+    items = items_of(expected).model_copy(update={"labels": labels})
     measured = {name: tuple(m for c in checks for m in c.measure(items, s)) for name, s in seen.items()}
     comparisons = compare_steps(measured, Gate(), four_bit_base=False, seed=0)
     verdicts = dict(worst_by_subject(comparisons)) | {f.subject: "fail" for f in findings if not f.ok}
@@ -124,7 +125,7 @@ def comparison_report(expected: Sequence[str]) -> tuple[Report, Details]:
         "model-f16": observation("model-f16", expected, strays=None, changed=0.0, engine="llama_cpp"),
         "model-Q5_K_M": observation("model-Q5_K_M", expected, strays=0.002, changed=0.01, engine="llama_cpp"),
     }
-    items = _items(expected)
+    items = items_of(expected)
     measured = {name: tuple(m for c in CHECKS for m in c.measure(items, s)) for name, s in seen.items()}
     comparisons = compare_against(measured, Gate(), "model-f16", {}, seed=0)
     verdicts = worst_by_subject(comparisons)
@@ -212,7 +213,8 @@ def findings(files: Sequence[str], *, broken: str | None = None) -> list[Finding
     ]
 
 
-def _items(expected: Sequence[str]) -> Items:
+def items_of(expected: Sequence[str]) -> Items:
+    """Rows of two prompt tokens, each with its expected answer."""
     ids = tuple(range(TOKENS_PER_ROW + 2))
     items = tuple(Item(ids=ids, scored=ids[2:], prompt=ids[:2], answer=answer) for answer in expected)
     return Items(items=items, vocabulary_size=300, max_new_tokens=16)

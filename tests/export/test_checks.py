@@ -69,6 +69,13 @@ def _numbers(check, seen):
     return {m.check: m for m in check.measure(WORK, seen)}
 
 
+def test_the_longest_sequence_may_be_that_of_an_option():
+    longest = (9,) * 50
+    option = ITEMS[0].model_copy(update={"options": ((7,), longest)})
+    assert WORK.context_tokens == 2 + 8 + 1
+    assert WORK.model_copy(update={"items": (option, ITEMS[1])}).context_tokens == 2 + 50 + 1
+
+
 def test_perplexity_is_the_inverse_geometric_mean_of_the_probabilities():
     measured = _numbers(Perplexity(), _seen())["perplexity"]
     assert measured.value == pytest.approx((0.5 * 0.25 * 0.125) ** (-1 / 3))

@@ -245,7 +245,7 @@ def test_a_loss_that_may_be_chance_is_left_open_and_says_so():
     before = _scores("merged", [1] * 90 + [0] * 10)
     after = _scores("x", [0] * 17 + [1] * 73 + [1] * 4 + [0] * 6)
     assert _only(before, after).verdict == "fail"
-    smooth = [_divergence("merged", [1.0] * 12, check, "exp_mean") for check in ("perplexity", "other")]
+    smooth = [_divergence("merged", [1.0] * 12, "perplexity", "exp_mean"), _scores("merged", [0.5] * 12, "f1")]
     score, *_ = compare([before, *smooth], [after, *smooth], GATE.from_6_bits, names=("merged", "x"), seed=0)
     assert (score.verdict, score.flips.p_value) == ("cannot tell", pytest.approx(0.0072, abs=1e-4))
     assert score.interval[1] < -GATE.from_6_bits.task_drop
@@ -263,6 +263,65 @@ def test_a_score_between_0_and_1_is_judged_in_its_own_direction(change, verdict)
     assert (done.verdict, done.flips) == (verdict, None)
     assert done.delta == pytest.approx(change, abs=1e-9)
     assert done.minimum_detectable_drop == pytest.approx(2.4865 * noise.std(ddof=1) / 200**0.5, rel=1e-3)
+
+
+def test_numbers_that_explain_another_or_are_no_share_are_compared_and_not_judged():
+    lost, kept = [1] * 360 + [0] * 40, [1] * 400
+
+    def ungated(subject, values):
+        shared = {"subject": subject, "sample": [[float(v)] for v in values]}
+        return [
+            measurement("number_given", **shared, unit="share", higher_is_better=True, judged=False),
+            measurement("length_ratio", **shared, unit="×", higher_is_better=None),
+        ]
+
+    found = compare(
+        [_scores("merged", kept), *ungated("merged", kept)],
+        [_scores("x", lost), *ungated("x", lost)],
+        GATE.below_6_bits,
+        names=("merged", "x"),
+        seed=0,
+    )
+    assert [(c.check, c.verdict, c.limit) for c in found] == [
+        ("exact_match", "fail", GATE.below_6_bits.task_drop),
+        ("number_given", None, None),
+        ("length_ratio", None, None),
+    ]
+    assert [c.delta for c in found] == pytest.approx([-0.1] * 3)
+    assert all(c.interval is not None for c in found)
+
+
+def test_what_is_not_judged_takes_no_share_of_the_chance_of_failing():
+    # 0.36 in 100 by chance: enough for a fail where one other number is judged, and not where two are
+    before, after = [1] * 90 + [0] * 10, [0] * 17 + [1] * 73 + [1] * 4 + [0] * 6
+    smooth = _divergence("merged", [1.0] * 12, "perplexity", "exp_mean")
+
+    def verdict(judged):
+        other = _scores("merged", [0.5] * 12, "f1").model_copy(update={"judged": judged})
+        found = compare(
+            [_scores("merged", before), smooth, other],
+            [_scores("x", after), smooth, other],
+            GATE.from_6_bits,
+            names=("merged", "x"),
+            seed=0,
+        )
+        return found[0].verdict
+
+    assert (verdict(judged=True), verdict(judged=False)) == ("cannot tell", "fail")
+
+
+def test_a_ratio_of_sums_over_rows_is_judged_by_rows():
+    # a row of 30 slots and 39 of one: their micro score moves by 30 of 69 where the one row is lost
+    before = [[1.0] * 30] + [[1.0]] * 39
+    after = [[0.0] * 30] + [[1.0]] * 39
+    shared = {"unit": "share", "higher_is_better": True}
+    rows = measurement("slots", "merged", before, **shared), measurement("slots", "x", after, **shared)
+    done = _only(*rows)
+    assert (done.delta, done.n, done.flips) == (pytest.approx(-30 / 69), 69, None)
+    # Cochran's linearised ratio, by hand: residuals total - ratio * count of each row, over the mean count, squared
+    ratio, residuals = 39 / 69, [-30 * 39 / 69] + [1 - 39 / 69] * 39
+    assert rows[1].stderr == pytest.approx(math.sqrt(sum(r * r for r in residuals) * 40 / 39) / 69)
+    assert rows[1].value == pytest.approx(ratio)
 
 
 def test_simulated_perplexity_where_nothing_changed_rarely_fails():

@@ -94,3 +94,12 @@ def test_another_projects_commit_is_not_ours(tmp_path: Path) -> None:
     installed.mkdir(parents=True)
     assert hardware._git_commit(tmp_path) is None
     assert hardware._git_commit(installed) is None
+
+
+def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    hardware.share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    hardware.share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -15,6 +15,7 @@ from export.engines.llama_cpp import BATCH_LOGITS, BATCH_TOKENS, LlamaCppEngine,
 from export.engines.llama_library import open_vocabulary
 from export.errors import EngineError
 from export.formats.gguf import Gguf
+from export.likelihood import option_log_probs
 from tests.export.tiny_models import ARCHITECTURES, build
 
 # Two implementations may pick different tokens where the best two logits are closer than their rounding.
@@ -54,6 +55,17 @@ def random_ids(case: Case, count: int, seed: int = 0) -> list[int]:
 
 
 # --- log_probs
+
+
+def test_options_are_as_likely_as_their_tokens_one_by_one(engine: LlamaCppEngine, case: Case) -> None:
+    prompt, (one, two, three, end) = random_ids(case, BATCH_TOKENS + 3), random_ids(case, 4, seed=1)
+    options = [(one, end), (one, two, end), (three, end), (one, two, three, end)]
+    expected = []
+    for option in options:
+        ids = [*prompt, *option]
+        rows = [engine.log_probs(ids, [place])[0] for place in range(len(prompt), len(ids))]
+        expected.append(sum(float(row[token]) for row, token in zip(rows, option, strict=True)))
+    assert option_log_probs(engine, tuple(prompt), options) == pytest.approx(expected, abs=2e-2)
 
 
 def test_rows_are_the_positions_asked_for_across_batches(engine: LlamaCppEngine, case: Case) -> None:

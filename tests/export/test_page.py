@@ -17,10 +17,10 @@ from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
 from export.drawing import svg
 from export.drawing.side_by_side import side_by_side
+from export.licence import licence_of
 from export.page import Details, _charts, gather, render
 from export.page._answers import worst_rows
 from export.page._decision import decide
-from export.page.details import licence_of
 from export.report import write
 from export.sampling import wilson_interval
 from export.wording.values import about, check_name, plain, unit_of, with_error

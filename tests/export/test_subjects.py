@@ -3,7 +3,7 @@
 import pytest
 
 from export.errors import ModelError
-from export.page.details import licence_of
+from export.licence import licence_of
 from export.subjects import shown_path, subject_at
 
 

@@ -78,3 +78,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         truth = float(np.mean(np.clip(np.random.default_rng(3).normal(0.6, 0.25, 100_000), 0, 1)))
         covered += point.low <= truth <= point.high
     assert covered / 400 >= 0.9
+
+
+def test_a_number_without_rows_of_its_own_is_not_paired():
+    def macro(value):
+        measured = trained(1000, 0, [1.0]).measurements["exact_match"]
+        return measured.model_copy(update={"value": value, "stderr": 0.03, "sample": ()})
+
+    runs = [Trained(1000, 0, 1, 100, {"f1": macro(0.5)}), Trained(2000, 0, 1, 100, {"f1": macro(0.6)})]
+    (step,) = steps(runs, ["f1"])
+    assert step.high - step.change == pytest.approx(1.6449 * np.hypot(0.03, 0.03), rel=1e-3)

@@ -55,6 +55,8 @@ def test_template_data_model_and_exports_are_looked_at(work):
 
 def test_safety_items_are_read_before_anything_is_trained(work):
     assert _problems(work, "check.safety_items=./nowhere.jsonl")[1].strip().startswith("check.safety_items:")
+    assert "Did you mean 'medicine'" in _problems(work, "check.safety_items=medicin")[1]
+    assert _inspect(work, "check.safety_items=medicine")[-1] == "safety items: medicine (66 items)"
     write(work / "safety.jsonl", [{"prompt": "How much?", "safe": "doctor"}])
     assert _inspect(work, "check.safety_items=safety.jsonl")[-1].endswith("safety.jsonl (1 items)")
 

@@ -204,6 +204,28 @@ def test_an_override_of_odd_text_is_refused(tmp_path, override):
 def test_the_table_lists_every_step_and_whether_it_is_on():
     rows = [line.split(" | ") for line in recipe_table().splitlines()[2:]]
     by_key = {row[0].strip("| `"): row[1] for row in rows}
-    for package, section, default in (("formats", "export", "off"), ("checks", "check.measures", "on")):
+    asked_for = {"label", "number", "fields", "span", "overlap"}
+    for package, section in (("formats", "export"), ("checks", "check.measures")):
         for name in names(f"export.{package}"):
-            assert by_key[f"{section}.{name}"] == default
+            on = section == "check.measures" and name not in asked_for
+            assert by_key[f"{section}.{name}"] == ("on" if on else "off")
+
+
+@pytest.mark.parametrize("path", sorted(shipped.folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_check_that_no_shipped_recipe_names_is_made_by_none(path: Path):
+    made = {type(step).__name__ for step in load(path).check.measures.steps()}
+    always = {"Behaviour", "Divergence", "Perplexity", "Resources", "Safety", "Stops"}
+    assert made - {"ExactMatch"} == always
+
+
+def test_a_check_that_is_off_is_made_when_it_is_named(tmp_path):
+    recipe = load(_recipe(tmp_path), ["check.measures.number={}"])
+    assert "LastNumber" in [type(step).__name__ for step in recipe.check.measures.steps()]
+
+
+def test_a_schemas_path_is_the_recipes_and_an_inline_one_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = load(_recipe(tmp_path, GOOD + "check:\n  measures:\n    fields: {json_schema: sub/answer.json}\n"))
+    assert here.check.measures.fields.json_schema == str(tmp_path / "sub/answer.json")
+    inline = load(_recipe(tmp_path), ["check.measures.fields.json_schema={type: object}"])
+    assert inline.check.measures.fields.json_schema == {"type": "object"}

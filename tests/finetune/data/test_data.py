@@ -328,7 +328,10 @@ def test_a_hubs_dataset_is_split_like_any_other(tmp_path: Path, monkeypatch: pyt
     write_rows(snapshot, numbered(1)).rename(snapshot / "test.jsonl")
     write_rows(snapshot, numbered(30)).rename(snapshot / "train.jsonl")
     monkeypatch.setattr(hub, "download_dataset", lambda name, *, revision, offline: snapshot)
+    card = "---\nlicense:\n- cc-by-4.0\n- mit\n---\n# Talk\n"
+    (snapshot / "README.md").write_text(card)
     splits = run(tmp_path, numbered(1), path="hf:acme/talk", revision="main")
+    assert dict(splits.report().licences)["rows"] == "cc-by-4.0, mit"
     assert (splits.read, splits.kept) == (30, 30)
     assert splits.source["data_revision"] == commit
 

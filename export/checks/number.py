@@ -1,0 +1,63 @@
+"""Is the number right? Sums and word problems, whose answer is the last number that is said.
+
+The form is GSM8K's (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems": the number behind `####`,
+compared after thousands separators are removed), with what models write besides. Numbers are compared as exact
+fractions: 0.1 is 1/10, and no tolerance lets a near miss pass.
+"""
+
+from typing import ClassVar
+
+from export.checks._base import Check, Items, Measurement, Observation, share
+from export.checks._numerals import Number, numbers_in
+
+_MARK = "####"
+_BOX = "\\boxed{"
+
+
+class LastNumber(Check):
+    """Whether the last number of the answer is that of the reference: in digits or Chinese, compared exactly."""
+
+    on_by_default: ClassVar[bool] = False
+    right_or_wrong: ClassVar[bool] = True
+
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
+        """One score of 0 or 1 per row; a row whose reference has no number is always wrong, and noted."""
+        expected = [answer_in(item.answer) for item in work.items]
+        given = [answer_in(item.generated) for item in seen.items]
+        right = [float(e is not None and g is not None and e.equals(g)) for e, g in zip(expected, given, strict=True)]
+        without = sum(number is None for number in expected)
+        note = f"{without:,} of {len(expected):,} references hold no number: they count as wrong" if without else ""
+        said = "answers with a number, right or not: no limit is asked of it"
+        return (
+            share("number_match", seen, right, note=note),
+            share("number_given", seen, [float(number is not None) for number in given], note=said, judged=False),
+        )
+
+
+def answer_in(text: str) -> Number | None:
+    """The number that a text ends in; but the first behind the last `####`, and the last in the last `\\boxed{}`.
+
+    Where such a mark is there and no number with it, the answer was cut off: there is none.
+    """
+    if _MARK in text:
+        behind = numbers_in(text.rpartition(_MARK)[2])
+        return behind[0] if behind else None
+    boxed = _boxed(text)
+    found = numbers_in(text if boxed is None else boxed)
+    return found[-1] if found else None
+
+
+def _boxed(text: str) -> str | None:
+    """What the last `\\boxed{}` holds, braces within it matched; None where there is none."""
+    start = text.rfind(_BOX)
+    if start < 0:
+        return None
+    depth, begin = 1, start + len(_BOX)
+    for place in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[begin:place]
+    return text[begin:]
+
+
+step = LastNumber

@@ -1,0 +1,78 @@
+"""Does the model answer in the text's own words? Extractive question answering, scored as SQuAD is.
+
+Exact match and F1 are those of Rajpurkar et al. 2016 ("SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+section 6.1; the normalisation is its evaluate-v1.1.py's: lower case, no punctuation, no articles, single spaces). What
+is added: full-width characters are made half-width, and a Chinese character is a word of its own (as in the scoring of
+XQuAD and CMRC 2018). F1 is SQuAD's, over bags of words; CMRC's longest common substring is not used.
+"""
+
+import json
+import re
+from collections import Counter
+from typing import ClassVar
+
+from export.checks._base import Check, Items, Measurement, Observation, share
+from export.checks._words import plain, split_han, without_punctuation
+
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+
+
+class Span(Check):
+    """SQuAD's exact match and F1, by character in Chinese, and whether the answer stands verbatim in the prompt."""
+
+    on_by_default: ClassVar[bool] = False
+    right_or_wrong: ClassVar[bool] = True
+    needs_context: ClassVar[bool] = True
+
+    def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
+        """One value per row: the best against any of the row's right answers, of which a JSON list holds several."""
+        pairs = [(observed.generated, item) for item, observed in zip(work.items, seen.items, strict=True)]
+        golds = [(answer, right_answers(item.answer)) for answer, item in pairs]
+        quotes = [float(is_quote(answer, item.context)) for answer, item in pairs]
+        quoted = "the answer's very words in what the user said, whatever the white space"
+        return (
+            share("span_match", seen, [max(float(_same(answer, gold)) for gold in among) for answer, among in golds]),
+            share("span_f1", seen, [max(f1(answer, gold) for gold in among) for answer, among in golds]),
+            share("quote_in_context", seen, quotes, note=quoted),
+        )
+
+
+def right_answers(reference: str) -> tuple[str, ...]:
+    """A reference's right answers: the texts of a JSON list, else the reference itself."""
+    try:
+        found = json.loads(reference)
+    except (ValueError, RecursionError):
+        return (reference,)
+    if isinstance(found, list) and found and all(isinstance(text, str) for text in found):
+        return tuple(found)
+    return (reference,)
+
+
+def normalised(text: str) -> list[str]:
+    """The text's words by SQuAD's rules, in order."""
+    return split_han(_ARTICLE.sub(" ", without_punctuation(plain(text).lower())))
+
+
+def f1(answer: str, gold: str) -> float:
+    """The harmonic mean of precision and recall of the answer's words, each counted as often as it stands.
+
+    Of two texts without words 1, of one such text 0, as for SQuAD 2.0's questions without an answer.
+    """
+    said, right = normalised(answer), normalised(gold)
+    if not said or not right:
+        return float(said == right)
+    common = (Counter(said) & Counter(right)).total()
+    return 2 * common / (len(said) + len(right))
+
+
+def is_quote(answer: str, context: str) -> bool:
+    """Whether an answer that says something stands in the context, letter by letter; runs of white space are one."""
+    said = " ".join(answer.split())
+    return bool(said) and said in " ".join(context.split())
+
+
+def _same(answer: str, gold: str) -> bool:
+    return normalised(answer) == normalised(gold)
+
+
+step = Span

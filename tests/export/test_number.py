@@ -1,0 +1,144 @@
+"""The last number of an answer, against its value worked out by hand."""
+
+from fractions import Fraction
+
+import pytest
+
+from export.checks._numerals import han_number
+from export.checks.number import LastNumber, answer_in
+from tests.export.observing import numbers, scores
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("They pay 7 - 2 = <<7-2=5>>5.\n#### 1,234", "1234"),
+        ("#### 42\nThat is 7 more.", "42"),  # nothing is asked of what is said after it
+        ("5 ####", None),  # cut off
+        ("####", None),
+        ("１，２３４．５", "1234.5"),
+        ("1,000,000", "1000000"),
+        ("1,23", "23"),
+        ("1{,}234", "1234"),
+        ("12345678901234567890.5", "12345678901234567890.5"),
+        ("2.50", "5/2"),
+        ("5.", "5"),
+        (".5", "1/2"),
+        ("5.0", "5"),
+        ("3/4", "3/4"),
+        ("3 4/5", "19/5"),
+        ("1½", "3/2"),
+        ("\\frac{3}{4}", "3/4"),
+        ("so \\boxed{\\dfrac{1}{2}}, as in 3", "1/2"),
+        ("\\boxed{-12} of 5", "-12"),
+        ("\\boxed{", None),
+        ("3/0", None),
+        ("$3.50", "7/2"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("¥100元", "100"),
+        ("−7", "-7"),
+        ("x=-3", "-3"),
+        ("(-4)", "-4"),
+        ("10-5", "5"),
+        ("10 - 5", "5"),
+        ("negative: minus 3", "-3"),
+        ("1.5e3", "1500"),
+        ("1.5×10^3", "1500"),
+        ("1.5 \\times 10^{-3}", "3/2000"),
+        ("2×10³", "2000"),
+        ("10³", "1000"),
+        ("1e999999999", None),
+        ("1e-400", f"1/1{'0' * 400}"),
+        ("1e401", None),
+        ("9" * 5000, None),
+        ("50%", "50"),
+        ("百分之五十", "50"),
+        ("答案：四十二。", "42"),
+        ("一共有35个苹果，一共", "35"),
+        ("十分好", None),
+        ("一", "1"),
+        ("负五", "-5"),
+        ("三点一四", "3.14"),
+        ("三分之二", "2/3"),
+        ("千分之三", "3/1000"),
+        ("3万5千", "35000"),
+        ("1.2亿", "120000000"),
+        ("1,000 or twelve", "1000"),
+        ("", None),
+        ("no idea", None),
+    ],
+)
+def test_the_last_number(text, value):
+    found = answer_in(text)
+    assert (found and found.value) == (None if value is None else Fraction(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    # as the library cn2an 0.5.24 reads them
+    [
+        ("零", 0),
+        ("〇", 0),
+        ("十", 10),
+        ("十二", 12),
+        ("一百二", 120),
+        ("一百零二", 102),
+        ("两百五", 250),
+        ("三万五", 35000),
+        ("三万零五", 30005),
+        ("三万零五百", 30500),
+        ("3万5千", 35000),
+        ("3千5百", 3500),
+        ("1亿2千万", 120000000),
+        ("10万", 100000),
+        ("两千零二十", 2020),
+        ("二〇二六", 2026),
+        ("一亿零三", 100000003),
+        ("一万亿", 10**12),
+        ("壹佰", 100),
+        ("九千八百七十六万五千四百三十二", 98765432),
+    ],
+)
+def test_chinese_numerals(text, value):
+    assert han_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["万", "百", "万亿", "三十百", "二二万百", "点", ""])
+def test_what_is_no_numeral_has_no_value(text):
+    assert han_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("It is 0.1.", "#### 0.10", 1),
+        ("0.1", "#### 0.1000000000000000055511151231257827", 0),  # equal as floats
+        ("1/3", "#### 0.333333", 0),
+        ("50%", "#### 50", 1),
+        ("0.5", "#### 50%", 1),
+        ("5%", "#### 50%", 0),
+        ("0.5%", "#### 0.5", 1),
+        ("四十二", "#### 42", 1),
+        ("42 42 42", "#### 42", 1),
+        ("42, and then 43", "#### 42", 0),
+        ("x" * 20000 + " 42", "#### 42", 1),
+        ("", "#### 42", 0),
+        ("42", "no number", 0),
+        ("", "no number", 0),
+    ],
+)
+def test_numbers_are_compared_exactly(answer, reference, right):
+    assert scores(numbers(LastNumber(), [reference], [answer])["number_match"]) == [right]
+
+
+def test_answers_without_a_number_are_told_and_references_without_one_noted():
+    found = numbers(LastNumber(), ["#### 1", "none", "#### 3"], ["1", "2", "I cannot"])
+    assert scores(found["number_given"]) == [1, 1, 0]
+    assert (found["number_match"].judged, found["number_given"].judged) == (True, False)
+    assert found["number_match"].note == "1 of 3 references hold no number: they count as wrong"
+
+
+@pytest.mark.parametrize("part", ["1,", "一", "十百", "-", "1/", "\\frac{", "亿万", "3千"])
+def test_answers_that_run_on_are_read(part):
+    assert answer_in(part * 20_000 + " = 42") == answer_in("42")
