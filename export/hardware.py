@@ -39,9 +39,11 @@ PACKAGES = (
 )
 
 
-# By default the threads of OpenMP wait for one another by spinning: beside another program on the same cores, llama.cpp
-# was seen to take thirteen times as long as with threads that sleep, and training ten times.
-SHARES_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
+# GNU OpenMP's threads wait for one another by spinning, by default 300,000 times before they sleep: beside another program
+# on the same cores llama.cpp was seen to take thirteen times as long as with fewer. A thousand, which the library itself
+# takes where there are more threads than cores, was as fast as the default on an idle machine; none at all was four times
+# slower there on a small model (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html).
+SHARES_CORES = {"GOMP_SPINCOUNT": "1000"}
 
 
 class Environment(Frozen):
@@ -94,7 +96,7 @@ def environment() -> Environment:
 
 
 def share_cores() -> None:
-    """Lets this process's threads sleep while they wait, unless its environment says otherwise.
+    """Lets this process's threads soon sleep while they wait, unless its environment says otherwise.
 
     The command line calls it before torch or llama.cpp is imported: they read it then, and never again.
     """

@@ -96,10 +96,10 @@ def test_another_projects_commit_is_not_ours(tmp_path: Path) -> None:
     assert hardware._git_commit(installed) is None
 
 
-def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+def test_threads_soon_sleep_while_they_wait_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     hardware.share_cores()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "300000")
     hardware.share_cores()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "300000"
