@@ -39,10 +39,10 @@ PACKAGES = (
 )
 
 
-# GNU OpenMP's threads wait for one another by spinning, by default 300,000 times before they sleep: beside another program
-# on the same cores llama.cpp was seen to take thirteen times as long as with fewer. A thousand, which the library itself
-# takes where there are more threads than cores, was as fast as the default on an idle machine; none at all was four times
-# slower there on a small model (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html).
+# GNU OpenMP's threads wait for one another by spinning, by default 300,000 times before they sleep: beside another
+# program on the same cores llama.cpp was seen to take thirteen times as long as with fewer. A thousand, which the
+# library itself takes where there are more threads than cores, was as fast as the default on an idle machine; none at
+# all was four times slower there on a small model. Of the library's manual: "GOMP_SPINCOUNT".
 SHARES_CORES = {"GOMP_SPINCOUNT": "1000"}
 
 
