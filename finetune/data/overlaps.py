@@ -68,7 +68,8 @@ def overlaps_between(
     found: list[tuple[OverlapKind, Links]] = [("exact", _same_question(intake, held_out, train))]
     if near_searched:
         found.append(("near", _near(intake, held_out, train)))
-    matches = shared_ngrams(_texts(intake, _all_words, held_out), _texts(intake, _all_words, train))
+    words, _ = _views(intake)
+    matches = shared_ngrams(_texts(intake, words, held_out), _texts(intake, words, train))
     found.append(("ngram", [(row, train[other]) for row, other in _pairs(matches, held_out)]))
     return tuple(
         Overlap(
