@@ -13,13 +13,12 @@ import argparse
 import hashlib
 import logging
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.hardware import keep_freed_memory
+from export.hardware import keep_freed_memory, share_cores
 from finetune.starter.packing import fill_windows, first_documents, training_windows
 from finetune.starter.tokenizer import END_OF_TEXT, TURN_END, VOCABULARY_SIZE, train_tokenizer
 
@@ -258,7 +257,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings, out = parse_arguments()
     out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is first imported: yield shared cores
+    share_cores()
     keep_freed_memory()
     run = Pretraining(settings, out)
     logger.info("model has %d parameters, tokenizer %d entries", run.model.num_parameters(), len(run.tokenizer))
