@@ -26,10 +26,14 @@ class Message(Frozen):
 
 
 class Conversation(Frozen):
-    """The currency of the whole project: messages, and the group that must not be split across train and test."""
+    """The currency of the whole project: messages, and the group that must not be split across train and test.
+
+    `category` is what the row is about, such as an exam's subject: scores are told for each besides; empty for none.
+    """
 
     messages: tuple[Message, ...]
     group: str = ""
+    category: str = ""
 
     @property
     def answer(self) -> str:

@@ -122,10 +122,11 @@ def compare(
 
 
 def compare_steps(
-    measured: Mapping[str, Sequence[Measurement]], gate: Gate, *, four_bit_base: bool, seed: int
+    measured: Mapping[str, Sequence[Measurement]], gate: Gate | None, *, four_bit_base: bool, seed: int
 ) -> tuple[Comparison, ...]:
     """The steps of a run: what fine-tuning gained (nothing is asked of it), what merging and each export cost.
 
+    Without a gate nothing is asked of any step.
     `measured` holds each subject's measurements by its name, `merged` among them. `four_bit_base`: the adapter was
     trained on, and observed beside, a base in 4 bits.
     """
@@ -134,7 +135,7 @@ def compare_steps(
     if "base" in measured:
         done += compare(measured["base"], merged, None, names=("base", "merged"), seed=seed)
     if "adapter" in measured:
-        limits = gate.limits_for_merge(four_bit_base=four_bit_base)
+        limits = None if gate is None else gate.limits_for_merge(four_bit_base=four_bit_base)
         done += compare(measured["adapter"], merged, limits, names=("adapter", "merged"), seed=seed)
     exports = {name: subject for name, subject in measured.items() if name not in ("base", "adapter")}
     return (*done, *compare_against(exports, gate, "merged", {}, seed=seed))
@@ -142,7 +143,7 @@ def compare_steps(
 
 def compare_against(
     measured: Mapping[str, Sequence[Measurement]],
-    gate: Gate,
+    gate: Gate | None,
     reference: str,
     bits: Mapping[str, float | None],
     *,
@@ -158,7 +159,11 @@ def compare_against(
         for name, subject in measured.items()
         if name != reference
         for comparison in compare(
-            measured[reference], subject, gate.limits_for(name, bits.get(name)), names=(reference, name), seed=seed
+            measured[reference],
+            subject,
+            None if gate is None else gate.limits_for(name, bits.get(name)),
+            names=(reference, name),
+            seed=seed,
         )
     )
 
@@ -206,7 +211,7 @@ class _Change(NamedTuple):
 
 
 def _change(before: Measurement, after: Measurement, seed: int) -> _Change:
-    ratio = before.check == "perplexity"
+    ratio = before.check.startswith("perplexity")
     delta = after.value / before.value if ratio else after.value - before.value
     error = sampling.paired_error(before.sample, after.sample, after.statistic, ratio=ratio)
     if not (_is_binary(before) and _is_binary(after)):

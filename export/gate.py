@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from export.checks import Check, Items, Measurement
+from export.companions import CompanionSet, measure_companions
 from export.compare import Comparison, Verdict, overall, worst_by_subject
 from export.errors import ModelError
 from export.frozen import Frozen
@@ -21,9 +22,13 @@ Compare = Callable[[Mapping[str, Sequence[Measurement]]], tuple[Comparison, ...]
 
 
 class Judged(Frozen):
-    """The gate's findings, numbers and verdicts; `verdicts` has an entry for every subject that was judged."""
+    """The gate's findings, numbers and verdicts; `verdicts` has an entry for every subject that was judged.
+
+    `beside` are the numbers of companion sets, whose comparisons stand among the others.
+    """
 
     measured: Measured
+    beside: tuple[Measurement, ...]
     findings: tuple[Finding, ...]
     comparisons: tuple[Comparison, ...]
     verdicts: dict[str, Verdict]
@@ -32,6 +37,11 @@ class Judged(Frozen):
     def verdict(self) -> Verdict:
         """The worst of all."""
         return overall(tuple(self.verdicts.values()))
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Every number: of the held-out rows, then of the sets beside them."""
+        return (*self.measured.all(), *self.beside)
 
     @property
     def safety(self) -> SafetyRecord | None:
@@ -59,10 +69,12 @@ def judge(
     thinking: bool,
     threads: int,
     say: Callable[[str], None],
+    companions: Sequence[CompanionSet] = (),
 ) -> Judged:
     """Judges every subject that ships. The first subject is the reference, and `tokenizer` the folder it is read with.
 
-    `compare` turns the measurements into comparisons: which steps there are, and what each may cost, is the caller's.
+    `companions` are measured besides, on what could be measured on `items`. `compare` turns the measurements into
+    comparisons: which steps there are, and what each may cost, is the caller's.
     `thinking` says whether the items were rendered in the chat template's thinking mode.
     """
     candidates = [subject.candidate for subject in subjects]
@@ -80,11 +92,15 @@ def judge(
     _tell(findings, unmeasured, say)
     opened = [candidate for candidate in candidates if candidate.subject.name not in unmeasured]
     measured = measure(opened, items, checks, folder, tokenizer=tokenizer, threads=threads, say=say)
-    findings = [f for f in findings if (f.what, f.subject) not in {("file", name) for name in measured.broken}]
-    findings += [_broken(name, reason) for name, reason in measured.broken.items()]
-    comparisons = compare(measured.measurements)
+    ran = [candidate for candidate in opened if candidate.subject.name in measured.observations]
+    beside = measure_companions(companions, ran, folder, tokenizer=tokenizer, threads=threads, say=say)
+    broken = {**beside.broken, **measured.broken}
+    findings = [f for f in findings if (f.what, f.subject) not in {("file", name) for name in broken}]
+    findings += [_broken(name, reason) for name, reason in broken.items()]
+    comparisons = (*compare(measured.measurements), *beside.comparisons)
     return Judged(
         measured=measured,
+        beside=beside.measurements,
         findings=tuple(findings),
         comparisons=comparisons,
         verdicts=_verdicts(findings, comparisons, candidates),

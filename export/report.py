@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from export.artifacts import EngineName, Fallback, MergeCandidate, write_atomically
+from export.categories import CategoryScore
+from export.check_names import read_name
 from export.checks import Measurement
 from export.compare import Comparison, Verdict
 from export.frozen import Frozen
@@ -47,6 +49,7 @@ class Report(Frozen):
     measurements: tuple[Measurement, ...]
     comparisons: tuple[Comparison, ...]
     findings: tuple[Finding, ...] = ()
+    by_category: tuple[CategoryScore, ...] = ()
     retained: tuple[Retained, ...] = ()
     merge_candidates: tuple[MergeCandidate, ...] = ()
     safety: SafetyRecord | None = None
@@ -96,8 +99,9 @@ def measured_of(report: Report) -> Mapping[tuple[str, str], Measurement]:
 
 def held_out_rows(report: Report) -> int | None:
     """How many held-out rows the measurements stand on; None when no check that was asked for scores rows."""
-    # the rows that are timed are only some of them
-    counted = [m for m in report.measurements if m.sample and m.check != "tokens_per_second"]
+    # the rows that are timed are only some of them, and those of companion sets are others
+    mine = [m for m in report.measurements if m.sample and not read_name(m.check).companion]
+    counted = [m for m in mine if m.check != "tokens_per_second"]
     return max((len(m.sample) for m in counted), default=None)
 
 

@@ -21,10 +21,12 @@ from export.artifacts import (
     write_atomically,
 )
 from export.card import write_cards
+from export.categories import by_category
 from export.chat import encode
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
-from export.compare import Comparison, compare_steps
+from export.companions import Compare
+from export.compare import Comparison, Gate, compare_steps
 from export.errors import TrainingError
 from export.formats import Format
 from export.gate import judge
@@ -34,7 +36,10 @@ from export.report import Report, write
 from export.retained import RetainedShares, retained_in
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
 from finetune.base_model import BaseModelSource, open_base
-from finetune.data import Splits, identity, prepare
+from finetune.companions import companions_of
+from finetune.data import DataSettings, Splits, identity, prepare
+from finetune.data.draw import lengths_of
+from finetune.data.mixing import account, mix
 from finetune.data.report import lines
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
@@ -115,25 +120,28 @@ class Run:
     def report(self) -> Report:
         """Judges every file against the merged model, and writes report.json, report.html and the model cards."""
         subjects = subjects_of_run(self.base, self.adapter, self.merged, self.exports, self.folder)
+        tokenizer = load_tokenizer(self.merged.folder)
         judged = judge(
             subjects,
-            self.items(load_tokenizer(self.merged.folder)),
+            self.items(tokenizer),
             self.recipe.check.measures.steps(),
             self.folder / "check",
             tokenizer=self.merged.folder,
-            compare=self._compare,
+            compare=self._comparing(self.recipe.gate),
             thinking=self.recipe.model.thinking,
             threads=self.recipe.check.threads or available_cores(),
             say=self._say,
+            companions=companions_of(self.recipe, self.splits, self.general, tokenizer, self._comparing),
         )
         report = Report(
             recipe=self.recipe.model_dump(mode="json"),
             environment=environment().model_dump(mode="json"),
             stages=self._manifests(),
             subjects=judged.records(subjects),
-            measurements=judged.measured.all(),
+            measurements=judged.measurements,
             comparisons=judged.comparisons,
             findings=judged.findings,
+            by_category=by_category(judged.measured),
             retained=self._retained().subjects,
             merge_candidates=self.merged.merge_candidates,
             safety=judged.safety,
@@ -157,10 +165,15 @@ class Run:
             labels=self.splits.labels,
         )
 
-    def _compare(self, measured: Mapping[str, Sequence[Measurement]]) -> tuple[Comparison, ...]:
+    def _comparing(self, gate: Gate | None) -> Compare:
+        """How the subjects of a set are compared, under a gate or under none."""
         # merged onto the weights it was trained beside, an adapter is not allowed the rounding of the other ones
         four_bit = self.adapter.four_bit_base and self.merged.merged_onto != "nf4"
-        return compare_steps(measured, self.recipe.gate, four_bit_base=four_bit, seed=self.recipe.seed)
+
+        def compare(measured: Mapping[str, Sequence[Measurement]]) -> tuple[Comparison, ...]:
+            return compare_steps(measured, gate, four_bit_base=four_bit, seed=self.recipe.seed)
+
+        return compare
 
     def _retained(self) -> RetainedShares:
         """How much of what fine-tuning changed each file kept."""
@@ -181,7 +194,8 @@ class Run:
 
     def _manifests(self) -> tuple[Manifest, ...]:
         """The manifests of the stages this report stands on."""
-        folders = [stage.folder for stage in (self.splits, self.adapter, self.merged, *self.exports)]
+        rows = dict.fromkeys(splits.folder for splits in (self.splits, self.general, self.training_rows) if splits)
+        folders = [*rows, *(stage.folder for stage in (self.adapter, self.merged, *self.exports))]
         return tuple(manifest for folder in folders if (manifest := read_manifest(folder)) is not None)
 
     @cached_property
@@ -194,7 +208,10 @@ class Run:
     @cached_property
     def _source(self) -> dict[str, str]:
         """What the rows are made of, by content. A large file is hashed once for a whole run."""
-        return identity(self.recipe.data, seed=self.recipe.seed, offline=self.recipe.model.offline)
+        return self._identity(self.recipe.data)
+
+    def _identity(self, settings: DataSettings) -> dict[str, str]:
+        return identity(settings, seed=self.recipe.seed, offline=self.recipe.model.offline)
 
     @cached_property
     def splits(self) -> Splits:
@@ -213,10 +230,41 @@ class Run:
         """Rows as conversations, split into train, valid and held-out, whether or not they keep the contract."""
         if self._given_rows is not None:
             return self._given_rows
-        settings = self.recipe.data
+        return self._prepared(self.recipe.data, self._source, "data")
+
+    @cached_property
+    def general(self) -> Splits | None:
+        """General rows that keep their contract, in three splits; None where the recipe has none."""
+        if self.recipe.general is None:
+            return None
+        settings = self.recipe.general.data
+        general = self._prepared(settings, self._identity(settings), "general")
+        general.require_contract()
+        self.recipe.general.check.options(general.labels)
+        return general
+
+    @cached_property
+    def training_rows(self) -> Splits:
+        """The domain's rows, with general ones among those that are trained on where the recipe asks for a share."""
+        recipe, general = self.recipe.general, self.general
+        if recipe is None or general is None or not recipe.share:
+            return self.splits
+        share, seed, thinking = recipe.share, self.recipe.seed, self.recipe.model.thinking
+        inputs: Inputs = {"data": self.splits.fingerprint, "general": general.fingerprint, "share": share, "seed": seed}
+
+        def work(out: Path) -> Splits:
+            lengths = lengths_of(general, load_tokenizer(self.base.path), thinking=thinking)
+            return mix(self.splits, general, lengths, share, seed, out)
+
+        mixed = self._stage(self.folder / "mixed", "mix", inputs, work, Splits)
+        self._say(f"data: {account(mixed, general, share)}")
+        return mixed
+
+    def _prepared(self, settings: DataSettings, source: dict[str, str], name: str) -> Splits:
+        """The stage that reads and splits rows, in the folder of this name."""
         inputs = {
             **flatten("data", settings.model_dump(mode="json", exclude={"path", "template"})),
-            **flatten("source", self._source),
+            **flatten("source", source),
             "tokenizer": self.base.tokenizer_sha256,
             "thinking": self.recipe.model.thinking,
             "seed": self.recipe.seed,
@@ -233,13 +281,13 @@ class Run:
                 thinking=self.recipe.model.thinking,
                 offline=self.recipe.model.offline,
                 out=out,
-                source=self._source,
+                source=source,
                 say=self._say,
             )
 
-        splits = self._stage(self.folder / "data", "data", inputs, work, Splits)
+        splits = self._stage(self.folder / name, name, inputs, work, Splits)
         for line in lines(splits.report()):
-            self._say(f"data: {line}")
+            self._say(f"{name}: {line}")
         return splits
 
     @cached_property
@@ -247,7 +295,7 @@ class Run:
         """The trained adapter."""
         inputs = {
             **flatten("train", self.recipe.train.model_dump(mode="json")),
-            "data": self.splits.fingerprint,
+            "data": self.training_rows.fingerprint,
             "base": self.base.sha256,
             "thinking": self.recipe.model.thinking,
             "dtype": self.base.dtype,
@@ -265,7 +313,7 @@ class Run:
                     shutil.rmtree(other)
             try:
                 return self.recipe.train.train(
-                    self.base, self.splits, out, checkpoints=own, seed=self.recipe.seed, say=self._say
+                    self.base, self.training_rows, out, checkpoints=own, seed=self.recipe.seed, say=self._say
                 )
             except TrainingError:
                 shutil.rmtree(own, ignore_errors=True)  # it would go wrong again from there
@@ -317,7 +365,7 @@ class Run:
         inputs = {
             **flatten("export", step.settings_for(variant)),
             "merged": self._merged_sha256,
-            "calibration": self.splits.fingerprint if rows else None,
+            "calibration": self.training_rows.fingerprint if rows else None,
             "seed": self.recipe.seed if rows else None,
             "thinking": self.recipe.model.thinking if rows else None,
             **version_inputs(step.tool_versions()),
@@ -332,7 +380,7 @@ class Run:
     def _calibration(self, rows: int) -> tuple[tuple[int, ...], ...]:
         """Token ids of training rows drawn with the recipe's seed: chat-formatted, never held-out."""
         tokenizer = load_tokenizer(self.merged.folder)
-        conversations = list(self.splits.conversations("train"))
+        conversations = list(self.training_rows.conversations("train"))
         chosen = random.Random(self.recipe.seed).sample(conversations, min(rows, len(conversations)))
         return tuple(encode(tokenizer, c, thinking=self.recipe.model.thinking).ids for c in chosen)
 

@@ -38,6 +38,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
 
     chosen = looked_at("template", lambda: _template(recipe.data, recipe.seed))
     rows = looked_at("data", lambda: _rows(recipe.data, recipe.seed, chosen))
+    general = looked_at("general", lambda: _general(recipe))
     config = looked_at("model", lambda: _model_config(recipe.model))
     if config is not None:
         looked_at("train", lambda: recipe.train.check(config))
@@ -52,10 +53,23 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
     return (
         f"template: {_LATER if chosen is None else f'{chosen.name} ({chosen.chosen_by})'}",
         f"data: {recipe.data.path} {rows}",
+        *([general] if general else []),
         f"model: {recipe.model.name} {_LATER if config is None else _architectures(config)}",
         f"exports: {exports}",
         *([safety] if safety else []),
     )
+
+
+def _general(recipe: Recipe) -> str | None:
+    """What was seen of the general rows; raises as for those of the domain."""
+    general = recipe.general
+    if general is None:
+        return None
+    chosen = _template(general.data, recipe.seed)
+    if chosen is not None:
+        general.check.options(chosen.template.labels)
+    share = f"{general.share * 100:.3g} % of the training tokens" if general.share else "measured, not trained on"
+    return f"general: {general.data.path} {_rows(general.data, recipe.seed, chosen)}, {share}"
 
 
 def _safety(settings: CheckSettings) -> str | None:

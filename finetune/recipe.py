@@ -7,9 +7,9 @@ and the table in the documentation are generated from these classes.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from export import plugins
 from export.checks import Check
@@ -67,6 +67,11 @@ class CheckSettings(Frozen):
         "a file of your own (prompt, and regular expressions safe and unsafe). Of those that the merged model answers "
         "safely, an export may lose none.",
     )
+    turns: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        description="Answers before the last one that are measured too, counted from 1: [1] is the first of each "
+        "conversation that has another behind it. Each behind the conversation's own earlier turns, as a set beside.",
+    )
     measures: Checks = Field(
         default_factory=Checks,
         description="The checks: those that are on and not set to null, and of the others those that are named.",
@@ -80,6 +85,24 @@ class CheckSettings(Frozen):
         return tuple(dict.fromkeys(option for step in self.measures.steps() for option in step.options(labels)))
 
 
+class GeneralSettings(Frozen):
+    """Rows of no domain: a share of them is trained on, and others are measured on, to see what was forgotten."""
+
+    data: DataSettings = Field(description="The general rows.")
+    share: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the training tokens that are general rows; 0 only measures."
+    )
+    check: CheckSettings = Field(
+        default_factory=CheckSettings, description="What is measured on the general rows, for every subject."
+    )
+
+    @model_validator(mode="after")
+    def _asked_once(self) -> Self:
+        if self.check.safety_items is not None or self.check.turns:
+            raise ValueError("check.safety_items and check.turns are of the recipe's own check, and not of general's")
+        return self
+
+
 class Recipe(Frozen):
     """One YAML file: from rows to checked files."""
 
@@ -91,6 +114,7 @@ class Recipe(Frozen):
     )
     model: ModelSettings = Field(default=ModelSettings(), description="The base model.")
     data: DataSettings = Field(description="The rows.")
+    general: GeneralSettings | None = Field(default=None, description="General rows beside those of the domain.")
     train: Training = Field(description="Fine-tuning.")
     merge: MergeSettings = Field(default=MergeSettings(), description="Merging the adapter.")
     export: Formats = Field(default_factory=Formats, description="The formats to write.")
@@ -183,6 +207,9 @@ _LOCAL_PATHS = (
     ("model", "name"),
     ("check", "safety_items"),
     ("check", "measures", "fields", "json_schema"),
+    ("general", "data", "path"),
+    ("general", "data", "template"),
+    ("general", "check", "measures", "fields", "json_schema"),
 )
 
 
@@ -192,7 +219,8 @@ def _anchored(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         values: Any = content
         for section in sections:
             values = values.get(section) if isinstance(values, dict) else None
-        if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(sections[0], key, text):
+        section = next(name for name in sections if name != "general")
+        if isinstance(values, dict) and isinstance(text := values.get(key), str) and _is_local(section, key, text):
             values[key] = _absolute(folder, text, ".".join((*sections, key)))
     return content
 

@@ -80,6 +80,7 @@ def items_of(
             answer=conversation.answer,
             options=tuple(_as_answer(tokenizer, conversation, option, prompt, thinking) for option in options),
             context=_said_by_the_user(conversation) if with_context else "",
+            category=conversation.category,
         )
 
     return Items(

@@ -11,7 +11,7 @@ from export.lost_safety import LostSafetyItem
 from export.report import Report, held_out_rows, scored_tokens
 from export.retained import Retained
 from export.wording.sentences import comparison_sentence, finding_sentence, units_of
-from export.wording.table import table
+from export.wording.table import category_lines, table
 from export.wording.values import all_alike
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def show_report(report: Report, folder: Path) -> None:
     needed = Measurement.get(Console(width=500), Console(width=500).options, drawn).maximum
     console = console if console.is_terminal and console.width >= needed else Console(width=needed)
     console.print(drawn)
-    for line in _remarks(report):
+    for line in (*category_lines(report), *_remarks(report)):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"verdict: {report.verdict}", highlight=False)
     console.print(f"report: {folder / 'report.html'} (and report.json)", highlight=False, soft_wrap=True)

@@ -19,7 +19,8 @@ class Item(Frozen):
 
     `ids` is the whole conversation, `scored` the indexes of its assistant tokens, `prompt` what is generated from,
     `answer` the reference text. What only some checks ask for: `options` holds each of `Items.options` as the ids that
-    follow the prompt where it is the answer, turn end included; `context` is what the user said, as text.
+    follow the prompt where it is the answer, turn end included; `context` is what the user said, as text. `category`
+    is what the row is about, where its scores are told apart by that.
     """
 
     ids: tuple[int, ...]
@@ -28,6 +29,7 @@ class Item(Frozen):
     answer: str
     options: tuple[tuple[int, ...], ...] = ()
     context: str = ""
+    category: str = ""
 
 
 class SafetyItem(Frozen):

@@ -11,6 +11,7 @@ from export.artifacts import write_atomically
 from export.measure import Measured
 from export.page import _figures, _made
 from export.page._answers import worst_rows
+from export.page._categories import category_tables
 from export.page._decision import decide
 from export.page._safety import safety_section
 from export.page._tables import behaviour_table, divergence_table, steps, subject_table
@@ -34,6 +35,7 @@ def render(report: Report, details: Details) -> str:
         files=files_of(report),
         subjects=subject_table(report),
         behaviour=behaviour_table(report),
+        categories=category_tables(report),
         broken=[finding for finding in report.findings if not finding.ok],
         steps=steps(report),
         sizes=_figures.quality_against_size(report),

@@ -1,11 +1,12 @@
 """The before/after table that a person reads in the terminal, as narrow as its numbers allow."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from export.check_names import of_companion, read_name
 from export.checks import Measurement
-from export.report import Report
-from export.wording.values import all_alike, with_reach
+from export.report import Report, reference_of
+from export.wording.values import all_alike, check_name, interval_of_share, main_score, with_reach
 
 
 def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -14,6 +15,7 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     for m in report.measurements:
         by_subject.setdefault(m.subject, {})[m.check] = m
     columns = [column for column in _COLUMNS if any(column[1] in checks for checks in by_subject.values())]
+    columns += _companion_columns(dict.fromkeys(m.check for m in report.measurements))
     rows = []
     for subject in report.subjects:
         checks = by_subject.get(subject.name, {})
@@ -22,6 +24,37 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         rows.append((subject.name, *cells, verdict))
     headings = ("\nsubject", *(heading for heading, _, _ in columns), "\nverdict")
     return headings, rows
+
+
+def _companion_columns(checks: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Of each set beside the held-out rows the perplexity, and the score that stands for all its task scores."""
+    sets: dict[str, list[str]] = {}
+    for companion, check in map(read_name, checks):
+        if companion:
+            sets.setdefault(companion, []).append(check)
+    known = {check: (heading, scale) for heading, check, scale in _COLUMNS}
+    return [
+        (f"{companion}:\n{' '.join(known[check][0].split())}", of_companion(companion, check), known[check][1])
+        for companion, found in sets.items()
+        for check in (main_score(found), "perplexity")
+        if check in found and check in known
+    ]
+
+
+def category_lines(report: Report) -> list[str]:
+    """The reference's and the base's main score on each category, in a line each; none without categories."""
+    main = main_score({score.check for score in report.by_category})
+    shown = [name for name in ("base", reference_of(report)) if any(s.subject == name for s in report.by_category)]
+    rows: dict[str, list[str]] = {}
+    for name in shown:
+        for score in report.by_category:
+            if (score.check, score.subject) == (main, name):
+                said = f"{name} {score.value * 100:.1f} ({interval_of_share(score.low, score.high)})"
+                rows.setdefault(f"{score.category or '(none)'}, {score.n:,} rows", []).append(said)
+    if main is None or not rows:
+        return []
+    heading = f"{check_name(main)} by category, % (90 % Wilson interval); of every subject in the report:"
+    return [heading, *(f"  {category}: {', '.join(said)}" for category, said in rows.items())]
 
 
 # heading, check, and how a value of its unit is written

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from export.check_names import read_name
 from export.checks import Measurement
 from export.compare import Comparison
 from export.sampling import wilson_interval
@@ -106,8 +107,10 @@ _DIVERGENCE_DETAILS = ("kl_median", "kl_percentile_99", "kl_max")
 
 
 def check_name(check: str) -> str:
-    """A check's name in words."""
-    return _NAMES.get(check, check.replace("_", " "))
+    """A check's name in words, behind that of the set it was made on where it is not the held-out rows."""
+    companion, own = read_name(check)
+    words = _NAMES.get(own, own.replace("_", " "))
+    return f"{companion}: {words}" if companion else words
 
 
 def unit_of(unit: str) -> Unit:
@@ -134,6 +137,7 @@ def of_behaviour(checks: Sequence[str]) -> list[str]:
 
 def counted(check: str, n: int) -> str:
     """What a number stands on, in words."""
+    check = read_name(check).check
     if check in ("size_bytes", "peak_memory_bytes"):
         return "one file" if check == "size_bytes" else "one run"
     things = "tokens" if check.startswith(("kl_", "same_top", "perplexity")) else "rows"
@@ -160,6 +164,11 @@ def value_text(measured: Measurement | None) -> str:
 def all_alike(measured: Measurement) -> bool:
     """Whether a share is 0 or 1 and has no standard error: of the rows that were seen, not of those that were not."""
     return measured.unit == "share" and measured.n > 0 and measured.value in (0, 1) and not measured.stderr
+
+
+def interval_of_share(low: float, high: float) -> str:
+    """The interval of a share in per cent, such as `41–67`."""
+    return f"{low * 100:.0f}–{high * 100:.0f}"
 
 
 def with_reach(measured: Measurement) -> str:

@@ -196,7 +196,7 @@ def _masked(conversation: Conversation) -> Conversation:
     """The conversation without personal data. Its group is only ever compared, and becomes a hash of what it was."""
     messages = (m.model_copy(update={"content": mask_personal(m.content)}) for m in conversation.messages)
     group = hashlib.sha256(conversation.group.encode()).hexdigest()[:16] if conversation.group else ""
-    return Conversation(messages=tuple(messages), group=group)
+    return conversation.model_copy(update={"messages": tuple(messages), "group": group})
 
 
 def _digest(conversation: Conversation) -> bytes:

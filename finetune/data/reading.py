@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from export.artifacts import sha256_of_file, sha256_of_folder
-from export.errors import DataError
 from export.licence import licence_of
-from finetune import hub, shipped
+from finetune import hub
 from finetune.data import formats, sources, template
 from finetune.data.encodings import encoding_of
+from finetune.data.generated import identity_of, made_rows
 from finetune.data.settings import DataSettings
 from finetune.data.sources import Row
 from finetune.data.template import DataTemplate, RowMapper
@@ -39,10 +39,8 @@ class ChosenTemplate(NamedTuple):
 def read_rows(settings: DataSettings, *, seed: int, offline: bool) -> Iterator[Row]:
     """The rows, one by one, from wherever they come. Raises DataError for the first that cannot be read."""
     if settings.origin == "generated":
-        from finetune.data.grammar import expand
-
         assert settings.rows is not None, "the settings ask for it"
-        made = expand(_grammar(settings), settings.rows, seed)
+        made = made_rows(settings.path.partition(":")[2], settings.rows, seed)
         return (Row(dict(fields), f"{settings.path}, row {n}") for n, fields in enumerate(made, start=1))
     if settings.origin == "local":
         return sources.read_rows(Path(settings.path).expanduser(), encoding=settings.encoding)
@@ -80,7 +78,7 @@ def identity(settings: DataSettings, *, seed: int, offline: bool) -> dict[str, s
     chosen = choose_template(settings, lambda: read_rows(settings, seed=seed, offline=offline))
     known = {"template_sha256": chosen.sha256}
     if settings.origin == "generated":
-        return known | {"grammar_sha256": sha256_of_file(_grammar(settings))}
+        return known | {"grammar_sha256": identity_of(settings.path.partition(":")[2])}
     if settings.origin == "local":
         return known | {"data_sha256": _sha256_of_files(Path(settings.path).expanduser())}
     snapshot = hub.download_dataset(settings.path, revision=settings.revision, offline=offline)
@@ -104,15 +102,6 @@ def licences(settings: DataSettings, chosen: ChosenTemplate, *, offline: bool) -
         ("rows", stated or "not stated (data.licence)"),
         ("template", chosen.template.licence),
     )
-
-
-def _grammar(settings: DataSettings) -> Path:
-    name = settings.path.partition(":")[2]
-    path = shipped.folder("data_templates") / f"{name}.grammar.yaml"
-    if not path.is_file():
-        known = sorted(file.name.removesuffix(".grammar.yaml") for file in path.parent.glob("*.grammar.yaml"))
-        raise DataError(f"there is no grammar for {settings.path!r}: {path} does not exist. Known: {', '.join(known)}.")
-    return path
 
 
 def _sha256_of_files(path: Path) -> str:

@@ -69,7 +69,8 @@ class DataSettings(Frozen):
 
     path: str = Field(
         description="A .jsonl, .json, .csv or .parquet file, a folder of them, hf:owner/name, modelscope:owner/name, "
-        "or generated:NAME for rows made from the grammar data_templates/NAME.grammar.yaml."
+        "or generated:NAME for rows made from the grammar data_templates/NAME.grammar.yaml "
+        "(generated:starter_general: talks of the kinds that the starter model knows)."
     )
     template: str | dict[str, str] = Field(
         default="auto",

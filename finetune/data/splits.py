@@ -19,7 +19,8 @@ class Splits(StageResult):
     """Three files of conversations, and an account of every row: read = kept + sampled_out + all that were dropped.
 
     `not_drawn` rows were kept and belong to training, but did not fit `data.max_train_tokens`. `labels` are those of
-    the rows' data template: the texts of which every answer is one.
+    the rows' data template: the texts of which every answer is one. `general` counts the rows of another source among
+    the training rows (`finetune.data.mixing`).
     """
 
     read: int
@@ -35,6 +36,7 @@ class Splits(StageResult):
     fingerprint: str
     source: dict[str, str]
     labels: tuple[str, ...] = ()
+    general: SplitCounts | None = None
 
     def account(self) -> str:
         """What became of the rows, in a line: read, kept, dropped by reason, and where they went."""

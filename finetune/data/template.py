@@ -57,6 +57,10 @@ class DataTemplate(Frozen):
         default=None,
         description="A field, or Jinja: rows of equal value never stand in two splits. Default: the prompt's text.",
     )
+    category: str | None = Field(
+        default=None,
+        description="A field, or Jinja: what a row is about, such as an exam's subject. Scores are told for each.",
+    )
     detect: bool = Field(default=False, description="Whether a recipe's `template: auto` may choose it.")
     sample: str | None = Field(default=None, description="A JSONL file of sample rows beside the template.")
 
@@ -105,8 +109,9 @@ class DataTemplate(Frozen):
         yield from ((f"turn {number}", turn.text) for number, turn in enumerate(self.turns, start=1))
         if self.system is not None:
             yield "system", self.system
-        if self.group is not None:
-            yield "group", _as_jinja(self.group)
+        for place, text in (("group", self.group), ("category", self.category)):
+            if text is not None:
+                yield place, _as_jinja(text)
 
 
 class RowMapper:
@@ -128,7 +133,8 @@ class RowMapper:
             self._group = Text(_as_jinja(group), place) if group is not None else None
         except jinja2.TemplateSyntaxError as error:
             raise RecipeError(f"data.group_by is not sound Jinja: {error.message}. Give a field's name.") from None
-        texts = [*(text for _, text in self._turns), self._group, self._system]
+        self._category = None if template.category is None else Text(_as_jinja(template.category), "category")
+        texts = [*(text for _, text in self._turns), self._group, self._category, self._system]
         self._needs_jinja = any(isinstance(text, Text) and text.needs_jinja for text in texts)
         self._absent = dict.fromkeys(template.optional_fields)
 
@@ -140,8 +146,11 @@ class RowMapper:
             raise missing(name, row, self._why.get(name, ""))
         values = self._absent | fields | {WHOLE_ROW: fields} if self._needs_jinja else fields
         messages = self._with_system(self._messages(row, values), row, values)
-        group = turns.whole(self._group.render(row, values), row, self._group.place) if self._group else ""
-        return Conversation(messages=tuple(messages), group=group)
+        group, category = (
+            turns.whole(text.render(row, values), row, text.place) if text else ""
+            for text in (self._group, self._category)
+        )
+        return Conversation(messages=tuple(messages), group=group, category=category.strip())
 
     def _messages(self, row: Row, values: Mapping[str, Any]) -> list[Message]:
         template = self.template

@@ -82,6 +82,23 @@ def test_perplexity_is_the_inverse_geometric_mean_of_the_probabilities():
     assert (measured.n, measured.higher_is_better) == (3, False)
 
 
+def test_perplexity_by_turn_cuts_a_conversation_between_its_answers():
+    """Two answers, of two tokens at 1/2 and one at 1/8; the other row has one answer, of two tokens at 1/4."""
+    items = (
+        Item(ids=tuple(range(9)), scored=(2, 3, 7), prompt=(0, 1, 2, 3, 4, 5, 6), answer="b"),
+        Item(ids=tuple(range(5)), scored=(3, 4), prompt=(0, 1, 2), answer="a"),
+    )
+    seen = _seen()
+    losses = ((math.log(0.5), math.log(0.5), math.log(0.125)), (math.log(0.25), math.log(0.25)))
+    rows = tuple(item.model_copy(update={"log_probs": of_row}) for item, of_row in zip(seen.items, losses, strict=True))
+    work, seen = WORK.model_copy(update={"items": items}), seen.model_copy(update={"items": rows})
+    found = {m.check: m for m in Perplexity(by_turn=True).measure(work, seen)}
+    assert found["perplexity_turn_1"].value == pytest.approx((0.5**2 * 0.25**2) ** (-1 / 4))
+    assert (found["perplexity_turn_1"].n, found["perplexity_turn_1"].judged) == (4, False)
+    assert found["perplexity_turn_2"].value == pytest.approx(8)
+    assert [m.check for m in Perplexity().measure(work, seen)] == ["perplexity"]
+
+
 def test_divergence_is_over_tokens_and_absent_for_the_reference():
     measured = _numbers(Divergence(), _seen())
     assert measured["kl_mean"].value == pytest.approx(0.3)

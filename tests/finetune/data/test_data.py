@@ -316,7 +316,7 @@ def test_generated_rows_come_from_the_grammar(tmp_path: Path, grammar: Path) -> 
     assert (splits.read, splits.kept, splits.sampled_out) == (40, 40, 0)
     assert all(prompt.startswith("7 ") for held in prompts(splits).values() for prompt in held)
     assert splits.source["grammar_sha256"] == sha256_of_file(grammar)
-    with pytest.raises(DataError, match=r"there is no grammar for 'generated:tolk'.*Known: talk\."):
+    with pytest.raises(DataError, match=r"there is no grammar for 'generated:tolk'.*Known: talk, starter_general\."):
         run(tmp_path, numbered(1), path="generated:tolk", rows=40, name="other")
 
 

@@ -13,38 +13,16 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
-from export.errors import DataError, RecipeError
-from finetune.yaml_text import parse_yaml
+from export.errors import DataError
+from finetune.data.grammar._words import LANGUAGES, Language, Phrases, Scalar, Strict, canonical, texts_in
 
-Language = Literal["en", "zh"]
 Place = Literal["before", "after"]
-Scalar = bool | int | str
-LANGUAGES: tuple[Language, ...] = ("en", "zh")
 RESERVED_SLOTS = frozenset({"before", "after", "options"})
 SLOT = re.compile(r"\{(\w+)\}")
-DUPLICATES_BEFORE_GIVING_UP = 20_000
-
-
-class Strict(BaseModel):
-    """Base of all parts of a grammar: unchangeable, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Phrases(Strict):
-    """The same thing said in different ways, per language."""
-
-    en: tuple[str, ...] = Field(min_length=1)
-    zh: tuple[str, ...] = Field(min_length=1)
-
-    def of(self, language: Language) -> tuple[str, ...]:
-        """The ways of saying it in one language."""
-        return self.en if language == "en" else self.zh
 
 
 class SlotValue(Phrases):
@@ -87,7 +65,7 @@ class Intent(Strict):
     name: str
     share: float = Field(gt=0)
     action: dict[str, JsonValue]
-    only: dict[str, tuple[Scalar, ...]] = {}
+    only: dict[str, tuple[Scalar, ...]] = Field(default={})
     options: tuple[str, ...] = ()
     sentences: Phrases
 
@@ -150,14 +128,7 @@ class Draw:
 
 def slots_in(node: JsonValue) -> Iterator[str]:
     """Every slot named anywhere in a text, list or object."""
-    if isinstance(node, str):
-        yield from SLOT.findall(node)
-    elif isinstance(node, list):
-        for item in node:
-            yield from slots_in(item)
-    elif isinstance(node, dict):
-        for value in node.values():
-            yield from slots_in(value)
+    return (slot for text in texts_in(node) for slot in SLOT.findall(text))
 
 
 def used_slots(grammar: Grammar) -> Iterator[tuple[str, str]]:
@@ -190,15 +161,10 @@ def check_restrictions(grammar: Grammar, source: str) -> None:
                 raise DataError(f"{source}: intent '{intent.name}' allows unknown values of '{slot}': {unknown}")
 
 
-def load_grammar(path: Path) -> Grammar:
-    """Read and check a grammar file."""
-    try:
-        grammar = Grammar.model_validate(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
-    except (OSError, RecipeError, ValidationError) as error:
-        raise DataError(f"cannot read the grammar {path}: {error}") from error
-    check_slots(grammar, str(path))
-    check_restrictions(grammar, str(path))
-    return grammar
+def check(grammar: Grammar, source: str) -> None:
+    """Raise a DataError where the grammar in `source` names what it does not define."""
+    check_slots(grammar, source)
+    check_restrictions(grammar, source)
 
 
 def draw_options(draw: Draw, intent: Intent) -> list[str]:
@@ -242,11 +208,6 @@ def fill_action(node: JsonValue, draw: Draw, options: dict[str, JsonValue]) -> J
         return options
     match = SLOT.fullmatch(node) if isinstance(node, str) else None
     return draw.value_of(match[1]).value if match else node
-
-
-def canonical(action: JsonValue) -> str:
-    """Compact JSON; the order of the keys is the grammar's."""
-    return json.dumps(action, ensure_ascii=False, separators=(",", ":"))
 
 
 def wrap(draw: Draw, sentence: str) -> str:
@@ -298,22 +259,3 @@ def draw_row(grammar: Grammar, rng: random.Random) -> dict[str, str]:
     share_in_scope = sum(intent.share for intent in grammar.intents)
     in_scope = rng.random() * (share_in_scope + grammar.out_of_scope.share) < share_in_scope
     return draw_command(grammar, rng) if in_scope else draw_out_of_scope(grammar, rng)
-
-
-def expand(grammar_path: Path, rows: int, seed: int) -> Iterator[dict[str, str]]:
-    """Yield ``rows`` different rows of the grammar; the same seed yields the same rows.
-
-    Each row has ``command``, ``language`` (en or zh), ``action`` (canonical JSON) and ``combination`` (the group key
-    for splitting). Raises DataError if the grammar is at fault or cannot make that many different commands.
-    """
-    grammar, rng = load_grammar(grammar_path), random.Random(seed)
-    seen: set[str] = set()
-    duplicates = 0
-    while len(seen) < rows:
-        row = draw_row(grammar, rng)
-        duplicates = duplicates + 1 if row["command"] in seen else 0
-        if duplicates > DUPLICATES_BEFORE_GIVING_UP:
-            raise DataError(f"{grammar_path} makes only about {len(seen)} different commands, {rows} were asked for")
-        if duplicates == 0:
-            seen.add(row["command"])
-            yield row

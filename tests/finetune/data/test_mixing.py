@@ -1,0 +1,88 @@
+"""General rows among the training rows: as many as the share asks for, and nothing else is touched."""
+
+import pytest
+
+from export.chat import Conversation, Message, encode
+from finetune.data.account import SplitCounts
+from finetune.data.draw import lengths_of
+from finetune.data.mixing import account, mix, share_of
+from finetune.data.splits import Splits, fingerprint, write_conversations
+from tests.export.chat_tokenizers import build_tokenizer
+
+SPLITS = ("train", "valid", "held_out")
+
+
+def _conversation(word, number):
+    asked, said = Message(role="user", content=f"{word} {number}?"), Message(role="assistant", content=f"{word}.")
+    return Conversation(messages=(asked, said))
+
+
+def _splits(folder, word, rows):
+    folder.mkdir()
+    tokenizer = build_tokenizer("plain")
+    counts = {}
+    for name in SPLITS:
+        kept = [_conversation(f"{word} {name}", number) for number in range(rows)]
+        write_conversations(folder / f"{name}.jsonl", kept)
+        encoded = [encode(tokenizer, row) for row in kept]
+        tokens, scored = sum(len(e.ids) for e in encoded), sum(len(e.scored_positions) for e in encoded)
+        counts[name] = SplitCounts(rows=rows, groups=rows, tokens=tokens, scored_tokens=scored)
+    (folder / "report.json").write_text("{}")
+    return Splits(
+        folder=folder,
+        read=3 * rows,
+        sampled_out=0,
+        kept=3 * rows,
+        dropped={},
+        max_tokens=64,
+        longest_row_tokens=16,
+        fingerprint=fingerprint(folder),
+        source={},
+        **counts,
+    )
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    domain, general = _splits(tmp_path / "domain", "mop", 60), _splits(tmp_path / "general", "sky", 90)
+    lengths = lengths_of(general, build_tokenizer("plain"), thinking=False)
+
+    def at(share, seed=0):
+        out = tmp_path / f"mixed-{share}-{seed}"
+        out.mkdir()
+        return domain, general, mix(domain, general, lengths, share, seed, out)
+
+    return at
+
+
+def test_the_share_is_of_the_training_tokens(mixed):
+    domain, source, found = mixed(0.25)
+    rows = found.conversations("train")
+    general = [row for row in rows if row.messages[0].content.startswith("sky train")]
+    assert len(general) == found.general.rows == len(rows) - 60
+    tokens = sum(len(encode(build_tokenizer("plain"), row).ids) for row in general)
+    assert tokens == found.general.tokens == found.train.tokens - domain.train.tokens
+    assert 0.23 < tokens / found.train.tokens <= 0.25
+    assert share_of(found) == tokens / found.train.tokens
+    assert len({row.messages[0].content for row in general}) == len(general)
+    assert account(found, source, 0.25).endswith(" %")
+
+
+def test_only_training_rows_are_mixed(mixed):
+    domain, _, found = mixed(0.25)
+    assert found.conversations("held_out") == domain.conversations("held_out")
+    assert found.conversations("valid") == domain.conversations("valid")
+    assert found.conversations("train")[:60] == domain.conversations("train")
+    assert found.fingerprint == fingerprint(found.folder) != domain.fingerprint
+
+
+def test_a_seed_decides_which_rows_are_drawn(mixed):
+    _, _, one = mixed(0.1)
+    _, _, other = mixed(0.1, seed=1)
+    assert one.conversations("train") != other.conversations("train")
+
+
+def test_too_few_general_rows_are_all_taken_and_told(mixed):
+    _, general, found = mixed(0.9)
+    assert found.general.rows == general.train.rows
+    assert "90 % were asked for: there are no more of them" in account(found, general, 0.9)
