@@ -9,7 +9,18 @@ from pydantic import JsonValue
 
 from export.errors import DataError
 from finetune.data.grammar._arithmetic import names_in
-from finetune.data.grammar._row_grammar import LANGUAGE, SLOT, Kind, RowGrammar, Slot, Value, is_choice, plain
+from finetune.data.grammar._row_grammar import (
+    LANGUAGE,
+    SLOT,
+    VALUE,
+    WORDS,
+    Kind,
+    RowGrammar,
+    Slot,
+    Value,
+    is_choice,
+    plain,
+)
 from finetune.data.grammar._words import Phrases, texts_in
 
 
@@ -106,9 +117,11 @@ def _defined(grammar: RowGrammar, name: str, place: str) -> None:
 
 
 def _has_part(grammar: RowGrammar, name: str, part: str, place: str) -> None:
+    if part in (VALUE, WORDS):
+        return
     values = drawn_from(grammar, name)
     lacking = next((value for value in values if part not in value.also), None)
-    if part != "value" and (lacking is not None or not values):
+    if lacking is not None or not values:
         which = f"its value '{lacking.value}' has" if lacking is not None else "numbers have"
         raise ValueError(f"{place} uses '{part}' of the slot '{name}', but {which} no such entry under 'also'")
 

@@ -1,7 +1,6 @@
 """Draws rows of a row grammar: the kind, the language, and a value and words for every slot that is needed."""
 
 import random
-import re
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -9,7 +8,7 @@ from pydantic import JsonValue
 from export.errors import DataError
 from finetune.data.grammar._arithmetic import evaluate
 from finetune.data.grammar._row_checks import drawn_from
-from finetune.data.grammar._row_grammar import LANGUAGE, SLOT, Kind, RowGrammar, Value, is_choice, plain
+from finetune.data.grammar._row_grammar import LANGUAGE, SLOT, VALUE, WORDS, Kind, RowGrammar, Value, is_choice, plain
 from finetune.data.grammar._words import Language, Phrases, Scalar, canonical
 
 GROUP = "group"
@@ -22,7 +21,7 @@ def draw_row(grammar: RowGrammar, rng: random.Random) -> dict[str, JsonValue]:
     """
     kind = rng.choices(grammar.rows, [kind.share for kind in grammar.rows])[0]
     row = _Row(grammar, kind, rng, rng.choice(kind.languages))
-    fields = {name: row.filled(node) for name, node in kind.fields.items()}
+    fields = {row.say(name): row.filled(node) for name, node in kind.fields.items()}
     return fields | {GROUP: canonical(fields) if kind.group is None else row.meaning(kind.group)}
 
 
@@ -54,23 +53,18 @@ class _Row:
 
     def say(self, text: str) -> str:
         """A text with its slots filled by their words, and the slots of those by theirs."""
-        return SLOT.sub(lambda match: str(self.part(match[1], match[2] or "")), text)
+        return SLOT.sub(lambda match: str(self.part(match[1], match[2] or WORDS)), text)
 
     def meaning(self, text: str) -> str:
         """A text with its slots filled by their values, which no language changes."""
-
-        def value(match: re.Match[str]) -> str:
-            return str(self.part(match[1], match[2] or ("" if match[1] == LANGUAGE else "value")))
-
-        return SLOT.sub(value, text)
+        return SLOT.sub(lambda match: str(self.part(match[1], match[2] or VALUE)), text)
 
     def part(self, slot: str, name: str) -> Scalar:
         """What a slot stands for in this row: its words, or its value, or what belongs to it. Drawn once."""
         if slot == LANGUAGE:
             return self.language
         if (slot, name) not in self.words:
-            value = self.value_of(slot)
-            found = value.part(name) if name else value
+            found = self.value_of(slot).part(name)
             if isinstance(found, Phrases):
                 found = self.say(self.rng.choice(found.of(self.language)))
             self.words[slot, name] = found
@@ -85,7 +79,7 @@ class _Row:
 
     def _drawn(self, name: str) -> Value:
         slot, allowed = self.grammar.slots[name], self.kind.only.get(name)
-        base, part = slot.another, slot.differs_in or "value"
+        base, part = slot.another, slot.differs_in or VALUE
         if base is not None:
             self.value_of(base)
         relatives = [other for other in self.values if base and base in (other, self.grammar.slots[other].another)]

@@ -16,10 +16,12 @@
         group: "{count} {price}"
 
 A *node* is a text, a list or an object of nodes, or any other JSON value; an object with the keys `en` and `zh` alone
-is a choice of texts, by the row's language. In a text `{slot}` stands for the slot's words, `{slot:value}` for its value
-and `{slot:name}` for what the value has under `also`; a text that is nothing but `{slot:...}` keeps the type. A slot is
-the same wherever it stands in a row. `{language}` is always there. `group` is filled with values alone: rows in which it
-is the same never stand in two splits where the recipe says `data.group_by: group`; without it a row is its own group.
+is a choice of texts, by the row's language. In a text `{slot}` stands for the slot's words, `{slot:value}` for its
+value and `{slot:name}` for what the value has under `also`; a text that is nothing but `{slot:...}` keeps the type. A
+slot is the same wherever it stands in a row. `{language}` is always there.
+
+Rows of one `group` never stand in two splits where the recipe says `data.group_by: group`. Slots stand there for their
+values, which are the same in both languages, and `{slot:words}` for the words; without it a row is its own group.
 
 What a grammar must be beyond its schema is checked in `_row_checks`; drawing rows is `_row_drawing`.
 """
@@ -31,7 +33,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from finetune.data.grammar._words import LANGUAGES, Language, Phrases, Scalar, Strict
 
-LANGUAGE = "language"
+LANGUAGE, VALUE, WORDS = "language", "value", "words"
 SLOT = re.compile(r"\{(\w+)(?::(\w+))?\}")
 
 
@@ -42,8 +44,8 @@ class Value(Phrases):
     also: dict[str, Phrases | Scalar] = Field(default={})
 
     def part(self, name: str) -> Phrases | Scalar:
-        """The value itself, or what it has under a name of `also`."""
-        return self.value if name == "value" else self.also[name]
+        """The value itself, its words, or what it has under a name of `also`."""
+        return self.value if name == VALUE else self if name == WORDS else self.also[name]
 
 
 def plain(value: Scalar) -> Value:
