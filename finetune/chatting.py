@@ -5,8 +5,9 @@ A GGUF is spoken to with its own vocabulary, template and stop tokens, as a devi
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from export.artifacts import read_model_config
 from export.chat import Message, encode_prompt
 from export.engines import Engine, Subject
 from export.errors import DataError, FieldtuneError, ModelError
@@ -24,11 +25,15 @@ _SHOWN_CHARACTERS = 60
 
 
 class Partner(NamedTuple):
-    """A loaded model, and how its side of a conversation is turned into ids and back."""
+    """A loaded model, and how its side of a conversation is turned into ids and back.
+
+    `context_tokens` is what a prompt and its answer may be together; None where nothing says so.
+    """
 
     engine: Engine
     encode: Callable[[Sequence[Message]], Sequence[int]]
     decode: Callable[[Sequence[int]], str]
+    context_tokens: int | None = None
 
 
 def talk(path: Path, *, system: str | None, max_new_tokens: int) -> None:
@@ -55,7 +60,7 @@ def _opening(path: Path, given: str | None) -> tuple[str | None, str]:
     trained = trained_system_prompt(path)
     if trained:
         return trained, f"System prompt: {_quoted(trained)}, as in training."
-    if _run_folder(path) is not None:
+    if run_folder(path) is not None:
         return None, "No system prompt, as in training."
     return None, "No system prompt: none is recorded beside it; --system TEXT gives one."
 
@@ -97,7 +102,7 @@ def open_partner(path: Path) -> Partner:
 
 def trained_system_prompt(path: Path) -> str | None:
     """The system prompt of the run that `path` belongs to: that of its first training row; None outside a run."""
-    folder = _run_folder(path)
+    folder = run_folder(path)
     rows = None if folder is None else folder / "data" / "train.jsonl"
     if rows is None or not rows.is_file():
         return None
@@ -107,12 +112,12 @@ def trained_system_prompt(path: Path) -> str | None:
 
 def trained_thinking(path: Path) -> bool:
     """Whether the run that `path` belongs to was made in thinking mode; False outside a run."""
-    folder = _run_folder(path)
+    folder = run_folder(path)
     model = None if folder is None else read_yaml(folder / "recipe.yaml").get("model")
     return isinstance(model, dict) and model.get("thinking") is True
 
 
-def _run_folder(path: Path) -> Path | None:
+def run_folder(path: Path) -> Path | None:
     """The run folder that `path` lies in: the nearest that holds a resolved recipe and a stage's result."""
     return next((p for p in path.resolve().parents if (p / "recipe.yaml").is_file() and (p / "data").is_dir()), None)
 
@@ -134,6 +139,7 @@ def _folder_partner(subject: Subject, thinking: bool) -> Partner:
         engine=hf.load(subject, vocabulary_size=len(tokenizer), threads=available_cores()),
         encode=lambda messages: encode_prompt(tokenizer, messages, thinking=thinking),
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        context_tokens=_trained_context(read_model_config(subject.path)),
     )
 
 
@@ -141,7 +147,7 @@ def _gguf_partner(subject: Subject, thinking: bool) -> Partner:
     from export.engines import llama_cpp
 
     path = subject.path
-    read_gguf(path)  # of a file that is broken our own reader says more than llama.cpp does
+    declared = read_gguf(path).metadata  # of a file that is broken our own reader says more than llama.cpp does
     engine = llama_cpp.load(path, vocabulary_size=None, context_tokens=_CONTEXT_TOKENS, threads=available_cores())
     template = engine.vocabulary.chat_template()
     if template is None:
@@ -152,7 +158,14 @@ def _gguf_partner(subject: Subject, thinking: bool) -> Partner:
             _refuse_special_tokens(engine.vocabulary, message.content)
         return engine.tokenize(_render(template, messages, thinking))
 
-    return Partner(engine, encode, engine.vocabulary.detokenize)
+    trained = declared.get(f"{declared.get('general.architecture')}.context_length", _CONTEXT_TOKENS)
+    return Partner(engine, encode, engine.vocabulary.detokenize, min(trained, _CONTEXT_TOKENS))
+
+
+def _trained_context(config: dict[str, Any]) -> int | None:
+    """The positions that a folder's model was made for, by its config or that of its text part."""
+    length = (config.get("text_config") or config).get("max_position_embeddings")
+    return length if isinstance(length, int) else None
 
 
 def _refuse_special_tokens(vocabulary: "Vocabulary", text: str) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXIT_STATUS_OF: dict["Verdict", int] = {"pass": 0, "fail": 1, "cannot tell": 3}
 EXIT_BROKEN_CONTRACT = 1
+EXIT_ROWS_IN_ERROR = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -30,8 +31,9 @@ _STAGE_VERBS: dict["Stage", str] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; the exit status.
 
-    0: done, and what was judged passed; 1: a file failed the gate, or the rows break the contract; 2: it could not be
-    done, and the message says why; 3: the gate cannot tell; 130: interrupted.
+    0: done, and what was judged passed; 1: a file failed the gate, the rows break the contract, or some rows of a batch
+    have an error in place of an answer; 2: it could not be done, and the message says why; 3: the gate cannot tell;
+    130: interrupted.
     """
     from export.errors import ContractError, FieldtuneError
     from export.hardware import share_cores
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweep(verbs)
     _add_compare(verbs)
     _add_chat(verbs)
+    _add_batch(verbs)
     _add_recipes(verbs)
     _add_init(verbs)
     return parser
@@ -220,6 +223,48 @@ def _add_chat(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     chat.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="where an answer is cut")
     chat.set_defaults(verb=_chat)
+
+
+def _add_batch(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    batch = verbs.add_parser(
+        "batch",
+        help="answer every row of a file with a model",
+        description="Answers every row of a file, in order, always with the most probable token. Stopped at any point, "
+        "the same command goes on where it was; FILE.progress.json beside the answers says where. Exit status: 0 all "
+        "rows answered, 1 some have an error in place of an answer, 2 it could not be done, 130 interrupted.",
+    )
+    batch.add_argument("model", type=Path, metavar="MODEL", help="what `fieldtune chat` takes")
+    batch.add_argument(
+        "--in", dest="rows", type=Path, required=True, metavar="FILE", help="rows: .jsonl, .json, .csv or .parquet"
+    )
+    batch.add_argument("--out", type=Path, required=True, metavar="FILE", help="answers: .jsonl or .csv")
+    asking = batch.add_mutually_exclusive_group()
+    asking.add_argument(
+        "--template",
+        metavar="NAME",
+        help="data template: a name, a YAML file, or auto for the one whose form the rows have (default: that of the "
+        "model's run, where it lies in a run's folder; else auto); rows need no answer",
+    )
+    asking.add_argument("--prompt", metavar="TEXT", help="what a row asks, with its fields in braces: '{review}'")
+    batch.add_argument(
+        "--system", metavar="TEXT", help="system prompt; '' for none (default: that of the template or the model's run)"
+    )
+    batch.add_argument(
+        "--max-new-tokens", type=_positive, default=256, metavar="N", help="where an answer is cut (256)"
+    )
+    batch.add_argument("--limit", type=_positive, metavar="N", help="the first N rows only; later without it, go on")
+    batch.add_argument(
+        "--field",
+        default="answer",
+        metavar="NAME",
+        help="field of the answer (answer, beside it stopped and error; with another NAME: NAME_stopped, NAME_error)",
+    )
+    batch.add_argument(
+        "--json", action="store_true", help="write answers that are JSON as values; a field `valid` says which are"
+    )
+    batch.add_argument("--schema", type=Path, metavar="FILE", help="with --json: the JSON schema of a valid answer")
+    batch.add_argument("--restart", action="store_true", help="begin anew, and replace what --out holds")
+    batch.set_defaults(verb=_batch)
 
 
 def _add_recipes(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -341,6 +386,35 @@ def _chat(parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print()  # the usual way out of a conversation
     return 0
+
+
+def _batch(parsed: argparse.Namespace) -> int:
+    from finetune.batching import BatchSettings, answer_file
+    from finetune.terminal import quiet_libraries, say
+
+    settings = BatchSettings(
+        model=parsed.model,
+        rows=parsed.rows,
+        out=parsed.out,
+        template=parsed.template,
+        prompt=parsed.prompt,
+        system=parsed.system,
+        max_new_tokens=parsed.max_new_tokens,
+        limit=parsed.limit,
+        field=parsed.field,
+        parse_json=parsed.json,
+        json_schema=parsed.schema,
+        restart=parsed.restart,
+    )
+    quiet_libraries()
+    try:
+        outcome = answer_file(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    except KeyboardInterrupt:
+        message = "stopped. The answers so far are kept; run the same command again to go on from there."
+        print(f"\nfieldtune: {message}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    say(outcome.sentence())
+    return EXIT_ROWS_IN_ERROR if outcome.tally.errors else 0
 
 
 def _recipes(parsed: argparse.Namespace) -> int:

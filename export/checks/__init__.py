@@ -15,15 +15,21 @@ from export.checks._base import (
     measurement,
     share,
 )
+from export.checks._json_answer import Answer as JsonAnswer
+from export.checks._json_answer import read as read_json
+from export.checks._json_schema import schema_validator
 
 __all__ = [
     "Check",
     "Item",
     "ItemObservation",
     "Items",
+    "JsonAnswer",
     "Measurement",
     "Observation",
     "SafetyItem",
     "measurement",
+    "read_json",
+    "schema_validator",
     "share",
 ]

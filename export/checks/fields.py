@@ -8,18 +8,15 @@ JSON value, each its path and its value, and right where both are.
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from export.checks._base import Check, Items, Measurement, Observation, measurement, share
 from export.checks._json_answer import Answer, Lists, leaves, read, same
-from export.errors import RecipeError
+from export.checks._json_schema import schema_validator
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+_SCHEMA_KEY = "check.measures.fields.json_schema"
 _EXPLAINS = "no limit is asked of it: F1 by row is judged"
 
 
@@ -42,7 +39,7 @@ class Fields(Check):
     def options(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """None. Raises RecipeError for a schema that cannot be used."""
         if self.json_schema is not None:
-            _validator(self.json_schema)
+            schema_validator(self.json_schema, _SCHEMA_KEY)
         return ()
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
@@ -65,7 +62,7 @@ class Fields(Check):
             share("fields_json", seen, [float(answer.is_json) for _, answer in asked], note=note),
         ]
         if self.json_schema is not None:
-            keeps = _validator(self.json_schema)
+            keeps = schema_validator(self.json_schema, _SCHEMA_KEY)
             kept = [float(answer.has_value and keeps(answer.plain)) for _, answer in asked]
             found.append(share("fields_schema", seen, kept, note=note))
         return (*found, *self._refusals(seen, asked))
@@ -139,40 +136,6 @@ def _refuses(answer: Answer, marks: dict[str, Any]) -> bool:
 def _as_read(value: Any) -> Any:
     """A setting's value as an answer's is read: with decimals for floats."""
     return read(json.dumps(value)).value
-
-
-def _validator(schema: str | dict[str, Any]) -> "Callable[[Any], bool]":
-    """Whether values keep a schema, of the draft that it names or else of 2020-12. Raises RecipeError where it is none.
-
-    A `$ref` that leads out of the schema is an error: nothing is fetched.
-    """
-    from jsonschema import Draft202012Validator, SchemaError, validators
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    where = "check.measures.fields.json_schema"
-    content = _read_schema(Path(schema).expanduser(), where) if isinstance(schema, str) else schema
-    kind = validators.validator_for(content, default=Draft202012Validator)
-    try:
-        kind.check_schema(content)
-    except SchemaError as error:
-        raise RecipeError(f"{where} is no JSON schema: {error.message} (at {error.json_path}).") from None
-    validator = kind(content, registry=Registry())
-
-    def keeps(value: Any) -> bool:
-        try:
-            return validator.is_valid(value)
-        except Unresolvable as error:
-            raise RecipeError(f"{where} refers to {error.ref!r}, which is not in it. Put it under $defs.") from None
-
-    return keeps
-
-
-def _read_schema(path: Path, where: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{where}: {path} cannot be read as JSON: {error}.") from None
 
 
 step = Fields

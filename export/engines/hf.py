@@ -51,6 +51,8 @@ def load_hf(subject: Subject, *, vocabulary_size: int | None, threads: int) -> "
 class HfEngine(Engine):
     """A transformers model behind the engine interface."""
 
+    prompts_at_once = GENERATION_BATCH
+
     def __init__(self, model: Any, vocabulary_size: int, stop_ids: tuple[int, ...]) -> None:
         from transformers import GenerationConfig
 

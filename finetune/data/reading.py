@@ -80,7 +80,7 @@ def identity(settings: DataSettings, *, seed: int, offline: bool) -> dict[str, s
     if settings.origin == "generated":
         return known | {"grammar_sha256": identity_of(settings.path.partition(":")[2])}
     if settings.origin == "local":
-        return known | {"data_sha256": _sha256_of_files(Path(settings.path).expanduser())}
+        return known | {"data_sha256": sha256_of_files(Path(settings.path).expanduser())}
     snapshot = hub.download_dataset(settings.path, revision=settings.revision, offline=offline)
     return known | {"data_revision": hub.commit_of(snapshot) or f"sha256:{sha256_of_folder(snapshot)}"}
 
@@ -104,7 +104,8 @@ def licences(settings: DataSettings, chosen: ChosenTemplate, *, offline: bool) -
     )
 
 
-def _sha256_of_files(path: Path) -> str:
+def sha256_of_files(path: Path) -> str:
+    """SHA-256 of the rows that lie at a path: of the file, or over the names and bytes of a folder's data files."""
     files = sources.files_of(path)
     if path.is_file():
         return sha256_of_file(path)

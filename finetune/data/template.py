@@ -7,7 +7,7 @@ text is the base model's own chat template (`export.chat`).
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, Self
@@ -16,7 +16,7 @@ import jinja2
 from pydantic import Field, ValidationError, model_validator
 
 from export.artifacts import sha256_of_file
-from export.chat import Conversation, Message
+from export.chat import Conversation, Message, Role
 from export.errors import RecipeError
 from export.frozen import Frozen
 from export.plugins import nearest
@@ -115,7 +115,7 @@ class DataTemplate(Frozen):
 
 
 class RowMapper:
-    """A data template made ready to map rows.
+    """A data template made ready to map rows: to whole conversations, or to what is asked alone.
 
     `system_prompt` replaces every system message, the rows' own too; an empty one removes them. `group_by` replaces
     the template's group and may name a field that the template does not use.
@@ -137,6 +137,7 @@ class RowMapper:
         texts = [*(text for _, text in self._turns), self._group, self._category, self._system]
         self._needs_jinja = any(isinstance(text, Text) and text.needs_jinja for text in texts)
         self._absent = dict.fromkeys(template.optional_fields)
+        self._needed_to_ask = _needed_to_ask(template, with_system=system_prompt is None)
 
     def conversation(self, row: Row) -> Conversation:
         """The row as a conversation. Raises DataError, naming the row, when the template does not fit it."""
@@ -144,7 +145,7 @@ class RowMapper:
         if not self._needed <= fields.keys():
             name = next(name for name in (*self.template.fields, *self._why) if name not in fields)
             raise missing(name, row, self._why.get(name, ""))
-        values = self._absent | fields | {WHOLE_ROW: fields} if self._needs_jinja else fields
+        values = self._values(fields)
         messages = self._with_system(self._messages(row, values), row, values)
         group, category = (
             turns.whole(text.render(row, values), row, text.place) if text else ""
@@ -152,14 +153,43 @@ class RowMapper:
         )
         return Conversation(messages=tuple(messages), group=group, category=category.strip())
 
+    def prompt(self, row: Row) -> tuple[Message, ...]:
+        """What the row asks: its conversation without the last answer, ending with the user's turn.
+
+        The row needs no more fields than this is made of: an answer may be there or not, and is not looked at. Raises
+        DataError, naming the row, when the template does not fit it.
+        """
+        fields = row.fields
+        for name in self._needed_to_ask:
+            if name not in fields:
+                raise missing(name, row)
+        values = self._values(fields)
+        return tuple(self._with_system(self._asked(row, values), row, values))
+
+    def _values(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """All names that the texts may use for a row's fields."""
+        return self._absent | fields | {WHOLE_ROW: fields} if self._needs_jinja else fields
+
+    def _asked(self, row: Row, values: Mapping[str, Any]) -> list[Message]:
+        template = self.template
+        if template.messages_from is not None:
+            return turns.listed_prompt(template.messages_from, row)
+        if template.rounds_from is not None and not self._turns:
+            return turns.rounds_prompt(template.rounds_from, row)
+        return self._spoken(self._turns[:-1], row, values)
+
     def _messages(self, row: Row, values: Mapping[str, Any]) -> list[Message]:
         template = self.template
         if template.messages_from is not None:
             return turns.listed(template.messages_from, row)
+        return self._spoken(self._turns, row, values)
+
+    def _spoken(self, texts: Sequence[tuple[Role, Text]], row: Row, values: Mapping[str, Any]) -> list[Message]:
+        """Earlier rounds, where the template has them, and then the texts."""
         earlier = []
-        if template.rounds_from is not None:
-            earlier = turns.rounds(template.rounds_from, row, needed=not self._turns)
-        return earlier + [turns.message(role, text.render(row, values), row, text.place) for role, text in self._turns]
+        if self.template.rounds_from is not None:
+            earlier = turns.rounds(self.template.rounds_from, row, needed=not self._turns)
+        return earlier + [turns.message(role, text.render(row, values), row, text.place) for role, text in texts]
 
     def _with_system(self, messages: list[Message], row: Row, values: Mapping[str, Any]) -> list[Message]:
         own = messages[0].role == "system"
@@ -171,6 +201,22 @@ class RowMapper:
             text = turns.whole(self._system.render(row, values).strip(), row, "the system message")
             return _system_messages(text) + messages
         return self._system + messages
+
+
+def _needed_to_ask(template: DataTemplate, *, with_system: bool) -> tuple[str, ...]:
+    """Those of a template's fields that its prompts are made of, in its order.
+
+    Of messages that another field continues, the field with the answer is not one of them.
+    """
+    texts = [turn.text for turn in template.turns[:-1]]
+    if template.system is not None and with_system:
+        texts.append(template.system)
+    named = {name for text in texts for name in names_in(text)}
+    if template.rounds_from is not None:
+        named.add(template.rounds_from.field)
+    if template.messages_from is not None:
+        named.add(template.messages_from.before or template.messages_from.field)
+    return tuple(field for field in template.fields if field in named)
 
 
 def _system_text(template: DataTemplate) -> list[Message] | Text | None:
@@ -230,7 +276,7 @@ def columns(prompt: str, answer: str, system: str | None = None) -> DataTemplate
     Raises RecipeError for a text that cannot be read so, and for a prompt or an answer that names no field.
     """
     texts = {"prompt": prompt, "answer": answer} | ({} if system is None else {"system": system})
-    parts = {key: _column_parts(key, text) for key, text in texts.items()}
+    parts = {key: _column_parts(f"data.template.{key}", text, fixed=key == "system") for key, text in texts.items()}
     fields = [field for pieces in parts.values() for _, field in pieces if field is not None]
     made = {key: "".join(map(_jinja_of, pieces)) for key, pieces in parts.items()}
     return DataTemplate(
@@ -242,12 +288,22 @@ def columns(prompt: str, answer: str, system: str | None = None) -> DataTemplate
     )
 
 
+def question(prompt: str, place: str) -> DataTemplate:
+    """A template that asks and has no answer: a text as `columns` takes it. Raises RecipeError, naming `place`."""
+    pieces = _column_parts(place, prompt, fixed=False)
+    return DataTemplate(
+        description=f"The columns that {place} names.",
+        licence="none: it is no file",
+        fields={field: f"A column that {place} names." for _, field in pieces if field is not None},
+        turns=(Turn(role="user", text="".join(map(_jinja_of, pieces))), Turn(role="assistant", text="")),
+    )
+
+
 _COLUMN_FORM = "Write fields as {field}, and a brace that is text twice: {{ or }}."
 
 
-def _column_parts(key: str, text: str) -> list[tuple[str, str | None]]:
-    """Words and the field behind them, by turns; the field is None behind the last."""
-    place = f"data.template.{key}"
+def _column_parts(place: str, text: str, *, fixed: bool) -> list[tuple[str, str | None]]:
+    """Words and the field behind them, by turns; the field is None behind the last. `fixed`: it may name no field."""
     try:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
@@ -256,7 +312,7 @@ def _column_parts(key: str, text: str) -> list[tuple[str, str | None]]:
         if field is not None and (not field.strip() or form or conversion):
             inside = field + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             raise RecipeError(f"{place}: {{{inside}}} is not the name of a field alone. {_COLUMN_FORM}")
-    if key != "system" and all(field is None for _, field, _, _ in parsed):
+    if not fixed and all(field is None for _, field, _, _ in parsed):
         jinja = re.search(r"\{\{\s*([^{}]+?)\s*\}\}", text)
         hint = f" Found Jinja's braces: write {{{jinja[1]}}}." if jinja else ""
         raise RecipeError(

@@ -78,6 +78,27 @@ def listed(source: MessagesFrom, row: Row) -> list[Message]:
     return messages
 
 
+def listed_prompt(source: MessagesFrom, row: Row) -> list[Message]:
+    """The messages of a row's list up to the user's last; an answer behind it is left out, where there is one.
+
+    Messages that come before may be all there is. Raises DataError as `listed` does.
+    """
+    messages = [] if source.before is None else _entries(source, source.before, row)
+    if source.before is None or row.fields.get(source.field):
+        messages += _entries(source, source.field, row)
+    if messages[-1].role == "assistant":
+        messages.pop()
+    roles = [item.role for item in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if turns != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
+        raise DataError(
+            f"{row.origin}: in the field {source.before or source.field!r} the turns before the answer are "
+            f"{', '.join(roles) or 'none'}; expected an optional system message, then user and assistant by turns, the "
+            "user last. Put the turns in order, or remove the row."
+        )
+    return messages
+
+
 def rounds(source: RoundsFrom, row: Row, *, needed: bool) -> list[Message]:
     """The turns of a row's rounds; a system message first where the rounds bring one.
 
@@ -101,6 +122,25 @@ def rounds(source: RoundsFrom, row: Row, *, needed: bool) -> list[Message]:
         messages.append(message("user", asked, row, place))
         messages.append(message("assistant", answered, row, place))
     return messages
+
+
+def rounds_prompt(source: RoundsFrom, row: Row) -> list[Message]:
+    """The turns of a row's rounds up to the last question; the answer to it is left out, where there is one.
+
+    Raises DataError as `rounds` does.
+    """
+    entries = row.fields.get(source.field)
+    if isinstance(entries, list) and entries:
+        asked = [*entries[:-1], _with_empty_answer(source, entries[-1])]
+        row = row._replace(fields={**row.fields, source.field: asked})
+    return rounds(source, row, needed=True)[:-1]
+
+
+def _with_empty_answer(source: RoundsFrom, entry: Any) -> Any:
+    """A round whose answer is not looked at; what is no round stays as it is, to be refused."""
+    if source.assistant is not None:
+        return {**entry, source.assistant: ""} if isinstance(entry, dict) else entry
+    return [entry[0], ""] if isinstance(entry, list | tuple) and len(entry) in (1, 2) else entry
 
 
 def _round(source: RoundsFrom, entry: Any, row: Row, place: str) -> tuple[Any, Any]:
