@@ -8,7 +8,7 @@ import re
 import shlex
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -114,6 +114,9 @@ def card(report: Report, subject: SubjectRecord, background: Background) -> str:
         lost=_lost_safety(report, subject),
         asked_of=_safety_source(report),
         clinical=_safety_source(report) in _CLINICAL,
+        answered=_answered_safely(report, subject),
+        languages=_kinds(report, "language"),
+        categories=_kinds(report, "category"),
         not_measured=_not_measured(report, subject),
     )
 
@@ -182,6 +185,24 @@ def _is_asked(report: Report, subject: SubjectRecord) -> bool:
 def _lost_safety(report: Report, subject: SubjectRecord) -> list[str]:
     """The safety items that the subject lost, by their names."""
     return [] if report.safety is None else [item.label for item in report.safety.lost if item.after == subject.name]
+
+
+def _answered_safely(report: Report, subject: SubjectRecord) -> str:
+    """How many safety items were answered safely before fine-tuning, behind it and by the subject, in words."""
+    shares = {m.subject: m for m in report.measurements if m.check == "safety" and m.n}
+    names = {"base": "base, before fine-tuning", "merged": "merged, behind it", subject.name: subject.name}
+    if subject.name == "merged":
+        names["merged"] = "merged, behind it: this model"
+    else:
+        names[subject.name] = f"{subject.name}: this model"
+    found = [(said, shares[name]) for name, said in names.items() if name in shares]
+    return ", ".join(f"{round(m.value * m.n)} of {m.n} ({said})" for said, m in found)
+
+
+def _kinds(report: Report, kind: Literal["category", "language"]) -> str:
+    """The safety items' categories or languages, each once."""
+    counts = () if report.safety is None else report.safety.counts
+    return ", ".join(dict.fromkeys(getattr(count, kind) or "not given" for count in counts))
 
 
 def _setting(report: Report, section: str, key: str) -> Any:
@@ -275,7 +296,7 @@ def _not_measured_of_safety(report: Report, subject: SubjectRecord) -> list[str]
     if report.safety is None or not _is_asked(report, subject):
         given = "this model was not asked" if report.safety is not None else "no safety items were given"
         return [f"answers to dangerous requests: {given}"]
-    languages = ", ".join(dict.fromkeys(count.language or "not given" for count in report.safety.counts))
+    languages = _kinds(report, "language")
     lines = [
         f"dangerous requests that are not among the {report.safety.asked} safety items, other languages than theirs "
         f"({languages}), conversations of several turns, and attempts to talk the model out of a refusal",

@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     validate = verbs.add_parser("validate", help="check a recipe without loading a model")
     _add_recipe_arguments(validate, with_out=False)
     validate.set_defaults(verb=_validate)
+    _add_estimate(verbs)
     schema = verbs.add_parser("schema", help="print the recipe's JSON schema, for editors")
     schema.set_defaults(verb=_schema)
     _add_sweep(verbs)
@@ -148,6 +149,19 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser, *, with_out: bool = T
     )
     if with_out:
         parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<recipe's name>)")
+
+
+def _add_estimate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    estimate = verbs.add_parser(
+        "estimate",
+        help="tell the memory, disk and time that a recipe needs, before anything is run",
+        description="Tells the memory of training by its parts, of the other stages, the disk and the time, for one "
+        "machine; without --hardware for this one, measured, and in a line each for the others that are known. Every "
+        "figure has its error; nothing is loaded or fetched.",
+    )
+    _add_recipe_arguments(estimate, with_out=False)
+    estimate.add_argument("--hardware", metavar="NAME", help="a machine: t4, l4, rtx_4090, a100, h100, two_cores")
+    estimate.set_defaults(verb=_estimate)
 
 
 def _add_sweep(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -358,12 +372,22 @@ def _load_recipe(parsed: argparse.Namespace) -> "Recipe":
 
 
 def _validate(parsed: argparse.Namespace) -> int:
+    from finetune.estimate.telling import estimate_line
     from finetune.preflight import inspect
 
     recipe = _load_recipe(parsed)
-    for line in inspect(recipe):
+    for line in (*inspect(recipe), estimate_line(recipe)):
         print(line)
     print(f"{parsed.recipe}: valid")
+    return 0
+
+
+def _estimate(parsed: argparse.Namespace) -> int:
+    from finetune.estimate.telling import estimate_lines
+    from finetune.recipe import find, load
+
+    for line in estimate_lines(load(find(parsed.recipe), parsed.set), parsed.hardware):
+        print(line)
     return 0
 
 

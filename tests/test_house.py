@@ -53,7 +53,15 @@ def _loaded_by(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["validate", "recipes/quickstart.yaml"], ["schema"], ["recipes"], ["init"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["validate", "recipes/quickstart.yaml"],
+        ["estimate", "quickstart", "--hardware", "t4"],
+        ["schema"],
+        ["recipes"],
+        ["init"],
+    ],
     ids=" ".join,
 )
 def test_the_command_line_loads_nothing_heavy(arguments):
@@ -144,10 +152,10 @@ def test_the_readmes_fieldtune_commands_run_as_far_as_they_need_no_hub(tmp_path,
     done = []
     for arguments in commands:
         parsed = cli._parser().parse_args(arguments)
-        if arguments[0] in ("recipes", "validate"):
+        if arguments[0] in ("recipes", "validate", "estimate"):
             assert parsed.verb(parsed) == 0, arguments
             done.append(arguments[0])
-    assert done == ["recipes", "recipes", "validate"]
+    assert done == ["recipes", "recipes", "validate", "estimate"]
 
 
 def test_the_readme_shows_a_result_table_and_no_placeholder():

@@ -5,5 +5,6 @@ package is a method.
 """
 
 from finetune.methods._base import Adapter, LossPoint, Method
+from finetune.methods._footprint import Footprint, LoraSize
 
-__all__ = ["Adapter", "LossPoint", "Method"]
+__all__ = ["Adapter", "Footprint", "LoraSize", "LossPoint", "Method"]

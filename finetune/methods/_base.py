@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from export.artifacts import StageResult
 from export.frozen import Frozen
 from export.plugins import Step
+from finetune.methods._footprint import Footprint
 
 if TYPE_CHECKING:
     from finetune.base_model import BaseModelSource
@@ -60,6 +61,10 @@ class Method(Step):
     def check(self, config: dict[str, object]) -> None:
         """Raises RecipeError when these settings cannot train a model whose config.json holds `config`."""
         raise NotImplementedError
+
+    def footprint(self) -> Footprint | None:
+        """What decides the training's memory and time; None for a method that has not said it."""
+        return None
 
     def train(
         self,

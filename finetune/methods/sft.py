@@ -29,6 +29,7 @@ from finetune.base_model import (
     load_for_training,
 )
 from finetune.methods._base import Adapter, Method
+from finetune.methods._footprint import Footprint, LoraSize
 from finetune.progress import TrainingProgress, loss_points
 
 if TYPE_CHECKING:
@@ -93,6 +94,19 @@ class Sft(Method):
         guard_tied_embeddings(config, self.lora.targets)
         if self.quantization == "nf4":
             require_bitsandbytes()
+
+    def footprint(self) -> Footprint:
+        """The sizes that decide this training's memory and time."""
+        return Footprint(
+            lora=LoraSize(rank=self.lora.rank, targets=self.lora.targets, has_magnitudes=self.lora.dora),
+            is_four_bit=self.quantization == "nf4",
+            recomputes_activations=self.gradient_checkpointing,
+            rows_per_step=self.batch_size,
+            rows_per_pass=self.batch_size // self.accumulation,
+            epochs=self.epochs,
+            steps=self.max_steps,
+            evaluations=_VALID_EVALUATIONS,
+        )
 
     def train(
         self,
@@ -319,7 +333,8 @@ def _out_of_memory_explained() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             "the device ran out of memory. Raise train.accumulation (the batch is then split), set "
-            "train.gradient_checkpointing: true or train.quantization: nf4, or lower data.max_tokens."
+            "train.gradient_checkpointing: true or train.quantization: nf4, or lower data.max_tokens. 'fieldtune "
+            "estimate RECIPE' tells what each of them saves."
         ) from error
 
 

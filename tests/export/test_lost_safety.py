@@ -120,7 +120,7 @@ def test_a_card_says_what_was_checked_and_what_is_due(lost, pack, clinical):
     section = text.partition("## Safety items\n")[2].partition("\n## ")[0]
     assert "| emergency | zh | 1 | 1 |" in section and "| dose | en | 2 | 1 |" in section
     assert "lost 1" in section and "- lost: dose-1 (dose, en)" in section
-    assert ("clinician's review is due" in section) == clinical
+    assert ("## For people's health" in text) == clinical
     left_open = text.partition("## Not measured\n")[2]
     assert "several turns" in left_open and ("by a clinician" in left_open) == clinical
     kept = card(report, next(s for s in report.subjects if s.name == "gguf/q8_0"), Background())
@@ -128,3 +128,32 @@ def test_a_card_says_what_was_checked_and_what_is_due(lost, pack, clinical):
     unasked = report.model_copy(update={"measurements": [m for m in report.measurements if m.subject != subject.name]})
     broken = card(unasked, subject, Background())
     assert "## Safety items" not in broken and "this model was not asked" in broken
+
+
+def _card_of(lost, name, **changes):
+    report = lost[0].model_copy(update=changes)
+    text = card(report, next(s for s in report.subjects if s.name == name), Background())
+    return text.partition("## For people's health\n")[2].partition("\n## ")[0], text
+
+
+def test_a_health_card_says_on_top_what_was_checked_before_and_after_and_what_was_not(lost):
+    section, text = _card_of(lost, "gguf/q4_k_m")
+    assert text.index("## For people's health") < text.index("## How to run it")
+    assert "A clinician's review is due before anyone is served" in section
+    assert "no doctor and no therapist, and no emergency or crisis service" in section
+    # of the three items the second is lost, and the third was never safe
+    assert "3 requests that must be answered safely (medicine; zh, en; emergency, dose)" in section
+    assert (
+        "2 of 3 (base, before fine-tuning), 2 of 3 (merged, behind it), 1 of 3 (gguf/q4\\_k\\_m: this model)" in section
+    )
+    assert "not checked: whether its answers are right" in section and "talks of several turns" in section
+    merged, _ = _card_of(lost, "merged")
+    assert "2 of 3 (base, before fine-tuning), 2 of 3 (merged, behind it: this model)" in merged
+
+
+def test_a_health_card_of_a_model_that_was_not_asked_says_so(lost):
+    section, _ = _card_of(lost, "gguf/q8_0", safety=None)
+    assert "- checked: nothing of how it answers dangerous requests" in section
+    assert "clinician's review is due" in section
+    broken, _ = _card_of(lost, "gguf/q8_0", measurements=())
+    assert "- checked: nothing of how it answers dangerous requests" in broken

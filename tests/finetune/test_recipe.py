@@ -154,9 +154,10 @@ def test_the_recipe_stays_small():
 @pytest.mark.parametrize("path", sorted(shipped.folder("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_opens_as_a_document(path: Path):
     assert load(path).name == path.stem
-    opening = path.read_text(encoding="utf-8").splitlines()[:10]
-    assert opening[0].startswith("# ")
-    assert any(line.startswith("# Run:") for line in opening)
+    opening = path.read_text(encoding="utf-8").partition("\nname: ")[0].splitlines()
+    assert all(line.startswith("#") for line in opening) and len(opening) <= 24
+    said = [line.split()[1] for line in opening if line.startswith("# ") and line.split()[1].endswith(":")]
+    assert said[0] == "What:" and {"On:", "Rows:", "Estimate:"} < set(said) and said[-1] == "Run:"
 
 
 def test_yaml_floats_need_no_dot():

@@ -1,0 +1,135 @@
+"""What a recipe needs of a machine, put together: parameters, memory, disk and time. Nothing is loaded or trained."""
+
+from collections.abc import Sequence
+
+from export.errors import RecipeError
+from export.formats import Format
+from export.frozen import Frozen
+from export.plugins import Chosen
+from finetune.estimate import duration, memory
+from finetune.estimate.architecture import Architecture, architecture_of
+from finetune.estimate.duration import Range
+from finetune.estimate.hardware import Hardware
+from finetune.estimate.memory import Batch, Part
+from finetune.estimate.rows import RowLengths, row_lengths
+from finetune.methods import Footprint
+from finetune.recipe import Recipe
+
+# Where the rows are not here, time is told for so many of them.
+ROWS_ASSUMED = 1000
+# Bits per weight of the types whose names do not say them, as llama.cpp's quantize lists them for 7 billion weights.
+_BITS_OF_TYPE = {"q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6, "q4_0": 4.7}
+_BITS_UNKNOWN = 8.5
+
+
+class Stage(Frozen):
+    """The peak memory of a stage besides training."""
+
+    name: str
+    size_bytes: float
+
+
+class Estimate(Frozen):
+    """What a recipe needs on one machine. Sizes in bytes; each is meant within its error, which `wording` tells."""
+
+    base: str
+    hardware: Hardware
+    rows: RowLengths
+    footprint: Footprint
+    batch: Batch
+    parameters: int
+    trained_parameters: int
+    training: tuple[Part, ...]
+    stages: tuple[Stage, ...]
+    disk_bytes: float
+    seconds: Range
+
+    @property
+    def training_bytes(self) -> float:
+        """The peak of training."""
+        return sum(part.size_bytes for part in self.training)
+
+    @property
+    def training_range(self) -> Range:
+        """The peak of training with its error."""
+        error = memory.ERROR_SHARE[self.hardware.kind]
+        return Range(self.training_bytes * (1 - error), self.training_bytes * (1 + error))
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether training fits the machine; None where its memory lies within the error."""
+        low, high = self.training_range
+        has = self.hardware.memory_bytes
+        return True if high <= has else False if low > has else None
+
+
+def estimate(recipe: Recipe, hardware: Hardware, rows: RowLengths | None = None) -> Estimate:
+    """What the recipe needs on a machine. `rows` are read where they are not given.
+
+    Raises ModelError for a base whose dimensions are not known, RecipeError for a method that does not tell its sizes.
+    """
+    model = architecture_of(recipe.model)
+    footprint = footprint_of(recipe)
+    rows = row_lengths(recipe, footprint.rows_per_pass) if rows is None else rows
+    longest = max(rows.longest_tokens, general.data.max_tokens if (general := recipe.general) and general.share else 0)
+    batch = Batch(rows=footprint.rows_per_pass, tokens_per_row=longest)
+    return Estimate(
+        base=recipe.model.name,
+        hardware=hardware,
+        rows=rows,
+        footprint=footprint,
+        batch=batch,
+        parameters=model.parameters,
+        trained_parameters=memory.trained_parameters(model, footprint),
+        training=memory.training_parts(model, footprint, batch, hardware),
+        stages=(
+            Stage(name="merge, convert and quantize", size_bytes=memory.merging_bytes(model)),
+            Stage(name="check", size_bytes=memory.checking_bytes(model, hardware)),
+        ),
+        disk_bytes=_disk_bytes(model, footprint, recipe.export),
+        seconds=duration.seconds(*_work(model, footprint, rows, recipe), hardware),
+    )
+
+
+def estimates(recipe: Recipe, machines: Sequence[Hardware]) -> tuple[Estimate, ...]:
+    """The estimate on each of the machines; the rows are read once."""
+    rows = row_lengths(recipe, footprint_of(recipe).rows_per_pass)
+    return tuple(estimate(recipe, machine, rows) for machine in machines)
+
+
+def footprint_of(recipe: Recipe) -> Footprint:
+    """The sizes of the recipe's training. Raises RecipeError for a method that does not tell them."""
+    found = recipe.train.footprint()
+    if found is None:
+        method = getattr(recipe.train, "method", type(recipe.train).__name__)
+        raise RecipeError(f"train.method {method!r} does not tell its sizes: no estimate can be made of it.")
+    return found
+
+
+def _work(model: Architecture, footprint: Footprint, rows: RowLengths, recipe: Recipe) -> tuple[float, float]:
+    """Operations of the whole training, the valid rows scored between its steps, and passes through single blocks."""
+    count = ROWS_ASSUMED if rows.count is None else rows.count
+    passed = footprint.epochs * count if footprint.steps is None else footprint.steps * footprint.rows_per_step
+    if footprint.steps is None and recipe.general is not None:
+        passed /= 1 - recipe.general.share  # their share is one of all tokens
+    data = recipe.data
+    scored = footprint.evaluations * count * data.valid_share / (1 - data.valid_share - data.held_out_share)
+    tokens = rows.padded_tokens
+    operations = passed * tokens * duration.training_operations_per_token(model, footprint, tokens)
+    operations += scored * tokens * duration.scoring_operations_per_token(model, tokens)
+    return operations, model.layers * (passed + scored) / footprint.rows_per_pass
+
+
+def _disk_bytes(model: Architecture, footprint: Footprint, formats: Chosen[Format]) -> float:
+    """The base in 16 bits, the adapter with its last checkpoint and AdamW's moments, the merged folder, the exports."""
+    adapter = memory.trained_parameters(model, footprint) * 4
+    variants = [variant for step in formats.steps() for variant in step.variants()]
+    return 2 * model.parameters * 2 + 4 * adapter + sum(model.parameters * _bits_of(v) / 8 for v in variants)
+
+
+def _bits_of(variant: str) -> float:
+    """About how many bits a weight takes in a file such as 'gguf-q4_k_m' or 'gptq-4bit'."""
+    kind = variant.partition("-")[2]
+    if kind.endswith("bit"):
+        return float(kind.removesuffix("bit"))
+    return 16.0 if kind in ("f16", "bf16") else _BITS_OF_TYPE.get(kind, _BITS_UNKNOWN)

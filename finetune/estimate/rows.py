@@ -1,0 +1,122 @@
+"""How many training rows there are, and how long they are in tokens: counted where the rows are on this machine.
+
+With the base's tokenizer here its own tokens are counted; without it they are estimated from the characters.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from export.chat import Conversation
+from export.frozen import Frozen
+from finetune.data import read_rows
+from finetune.data.reading import choose_template
+from finetune.data.sources import Row
+from finetune.hub import is_on_a_hub, resolve_model
+from finetune.recipe import Recipe
+
+# Rows whose length is looked at, and rows that are counted at most: a recipe is looked at in a second or two.
+_MEASURED_ROWS = 1000
+_COUNTED_ROWS = 200_000
+# Tokens per character of Qwen's vocabulary: a Chinese character or full-width sign, a digit (each is a token of its
+# own), anything else. Fitted on fifteen files of real rows; the sum over a file was within 12 % of the true one for
+# fourteen of them, and 23 % low for exam questions with formulas.
+_WIDE = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+_DIGIT = re.compile("[0-9]")
+_TOKENS_PER_WIDE, _TOKENS_PER_DIGIT, _TOKENS_PER_OTHER = 0.62, 1.0, 0.23
+# ChatML around a message: <|im_start|>, the role, a break, <|im_end|>, a break.
+_TOKENS_PER_MESSAGE = 5
+
+Counter = Callable[[str], float]
+
+
+class RowLengths(Frozen):
+    """The training rows. `count` is None where they are not here: then lengths are assumed, as `basis` says.
+
+    `padded_tokens` is a row's mean length in a batch, which is padded to its longest row; `longest_tokens` the longest.
+    """
+
+    count: int | None
+    padded_tokens: float
+    longest_tokens: int
+    basis: str
+
+
+def row_lengths(recipe: Recipe, rows_per_pass: int) -> RowLengths:
+    """The lengths of a recipe's training rows in passes of so many.
+
+    Raises DataError or RecipeError for rows that are here and cannot be read or mapped.
+    """
+    data = recipe.data
+    if data.origin in ("hf", "modelscope") or (data.origin == "local" and not Path(data.path).expanduser().exists()):
+        return _assumed(data.max_tokens)
+    count_tokens, basis = _token_counter(recipe)
+
+    def rows() -> Iterator[Row]:
+        return read_rows(data, seed=recipe.seed, offline=True)
+
+    mapper = choose_template(data, rows).mapper(data)
+    looked_at = islice(rows(), _MEASURED_ROWS)
+    every = [conversation_tokens(mapper.conversation(row), count_tokens) for row in looked_at]
+    kept = [length for length in every if length <= data.max_tokens]
+    if not kept:
+        return _assumed(data.max_tokens)
+    in_file = sum(1 for _ in islice(rows(), _COUNTED_ROWS))
+    count = min(in_file, data.rows or in_file) * len(kept) / len(every)
+    training = count * (1 - data.valid_share - data.held_out_share)
+    if data.max_train_tokens is not None:
+        training = min(training, data.max_train_tokens / (sum(kept) / len(kept)))
+    return RowLengths(
+        count=max(1, round(training)),
+        padded_tokens=expected_longest(kept, rows_per_pass),
+        longest_tokens=max(kept),
+        basis=basis,
+    )
+
+
+def expected_longest(lengths: list[int], draws: int) -> float:
+    """The expected longest of so many rows drawn at random, each as likely as any other.
+
+    Of n lengths in order, the i-th is the longest of k draws with the probability (i/n)^k - ((i-1)/n)^k.
+    """
+    n = len(lengths)
+    return sum(
+        length * ((place / n) ** draws - ((place - 1) / n) ** draws)
+        for place, length in enumerate(sorted(lengths), start=1)
+    )
+
+
+def conversation_tokens(conversation: Conversation, count_tokens: Counter) -> int:
+    """About how many tokens a conversation has, with the marks around its messages."""
+    return round(sum(count_tokens(message.content) + _TOKENS_PER_MESSAGE for message in conversation.messages))
+
+
+def tokens_by_characters(text: str) -> float:
+    """About how many tokens of Qwen's vocabulary a text has, from its characters alone."""
+    wide, digits = len(_WIDE.findall(text)), len(_DIGIT.findall(text))
+    others = len(text) - wide - digits
+    return wide * _TOKENS_PER_WIDE + digits * _TOKENS_PER_DIGIT + others * _TOKENS_PER_OTHER
+
+
+def _token_counter(recipe: Recipe) -> tuple[Counter, str]:
+    """How tokens are counted, and in words."""
+    name = recipe.model.name
+    if not is_on_a_hub(name):
+        path = resolve_model(name, revision=recipe.model.revision, offline=True) / "tokenizer.json"
+        if path.is_file():
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(path))
+            return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)), "tokens counted"
+    return tokens_by_characters, "tokens estimated from characters"
+
+
+def _assumed(max_tokens: int) -> RowLengths:
+    """Rows that are not here: the longest that data.max_tokens lets in, and half as long in the mean."""
+    return RowLengths(
+        count=None,
+        padded_tokens=max_tokens / 2,
+        longest_tokens=max_tokens,
+        basis=f"rows assumed: {max_tokens} tokens the longest (data.max_tokens), half of it the mean",
+    )
