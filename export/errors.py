@@ -12,6 +12,7 @@ without a traceback. Anything that is not a `FieldtuneError` is a bug of ours an
     ├── ExportError          quantizing or converting failed, or would fail
     ├── EngineError          a runtime refused or broke while it ran an artifact
     │   └── MachineError     it was not the artifact: out of memory, a library that is missing, a bug
+    ├── CommandError         a verb that was run from a notebook could not be done, or was interrupted
     ├── StorageError         the disk is full, or a folder cannot be written
     └── MissingDependencyError  an optional package is not installed; the message holds the install command
 """
@@ -51,6 +52,10 @@ class EngineError(FieldtuneError):
 
 class MachineError(EngineError):
     """An artifact could not be run for a reason that is not the artifact's own."""
+
+
+class CommandError(FieldtuneError):
+    """A verb that was run in a process of its own ended without a result."""
 
 
 class StorageError(FieldtuneError):

@@ -67,6 +67,23 @@ class Environment(Frozen):
         return f"{self.processor}, {self.cores} cores, {self.accelerator or 'no accelerator'}"
 
 
+class Accelerator(Frozen):
+    """The GPU that training uses: its name, and its memory in bytes, free or not."""
+
+    name: str
+    memory_bytes: int
+
+
+def accelerator() -> Accelerator | None:
+    """The first GPU of this machine; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return Accelerator(name=properties.name, memory_bytes=properties.total_memory)
+
+
 def compute_dtype() -> ComputeDtype:
     """The narrowest number type that this machine multiplies fast without losing range where it can be kept.
 
@@ -158,12 +175,8 @@ def _memory_bytes() -> int:
 
 
 def _accelerator() -> str | None:
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    properties = torch.cuda.get_device_properties(0)
-    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    found = accelerator()
+    return None if found is None else f"{found.name}, {found.memory_bytes / 2**30:.0f} GiB"
 
 
 def _git_commit(folder: Path) -> str | None:
