@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from export.artifacts import write_atomically
 from export.chat import Conversation
 from export.checks import Measurement
-from export.compare import Comparison
+from export.compare import AS_TRAINED, Comparison
 from export.licence import licence_of
 from export.report import Report, SubjectRecord, measured_of, reference_of
 from export.stage import MANIFEST
 from export.wording.sentences import Units, comparison_sentence, finding_sentence, units_of
+from export.wording.training import training_words
 from export.wording.values import (
     NOT_MEASURED,
     change_text,
@@ -35,7 +36,7 @@ from export.wording.values import (
 )
 
 CARD = "README.md"
-_BEFORE_FINE_TUNING = ("base", "adapter")
+_NO_CARD = ("base", *AS_TRAINED)
 # Shipped safety packs about people's health.
 _CLINICAL = frozenset({"mental_health", "medicine"})
 _REPOSITORY = re.compile(r"^(?:hf:)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)$")
@@ -98,6 +99,8 @@ def card(report: Report, subject: SubjectRecord, background: Background) -> str:
         quoted_system_prompt=shlex.quote(background.system_prompt or ""),
         messages=messages,
         thinking=thinking,
+        trained_by=training_words(report.recipe),
+        whole=any(s.name == "trained" for s in report.subjects),
         max_new_tokens=_setting(report, "check", "max_new_tokens") or 256,
         context_tokens=_setting(report, "data", "max_tokens"),
         reasons=_reasons(report, subject),
@@ -106,7 +109,7 @@ def card(report: Report, subject: SubjectRecord, background: Background) -> str:
         figures=_figures(report, subject),
         types=", ".join(f"{count:,} {kind}" for kind, count in subject.tensor_types.items()),
         retained=next((r for r in report.retained if r.subject == subject.name), None),
-        origins=[s for s in report.subjects if s.name in (*_BEFORE_FINE_TUNING, "merged") and s != subject],
+        origins=[s for s in report.subjects if s.name in (*_NO_CARD, "merged") and s != subject],
         base_model=_without_folders(_setting(report, "model", "name")),
         data=_without_folders(_setting(report, "data", "path")),
         licence=background.licence,
@@ -124,7 +127,7 @@ def card(report: Report, subject: SubjectRecord, background: Background) -> str:
 def _home(subject: SubjectRecord, folder: Path) -> Path | None:
     """The folder that a subject's card belongs in; None for what this run did not make."""
     path = Path(subject.path)
-    if subject.name in _BEFORE_FINE_TUNING or path.is_absolute() or ".." in path.parts:
+    if subject.name in _NO_CARD or path.is_absolute() or ".." in path.parts:
         return None
     place = folder / path if (folder / path).is_dir() else (folder / path).parent
     return place if (place / MANIFEST).is_file() and place != folder else None
@@ -282,13 +285,24 @@ def _not_measured(report: Report, subject: SubjectRecord) -> list[str]:
         "anything but the held-out rows of this one data set: other tasks, other languages, what the base model could "
         "do besides",
         f"answers longer than {longest:,} tokens" if isinstance(longest, int) else "",
-        "any way of decoding but greedy",
+        _decoding_not_measured(report),
         f"speed and memory anywhere but on {machine}" if "tokens_per_second" in checks else "speed and memory",
         *_not_measured_of_safety(report, subject),
         "" if "kl_mean" in checks or subject.name == reference_of(report) else "the divergence from the reference",
         "" if checks else "anything: this model could not be measured",
     ]
     return [line for line in known if line]
+
+
+def _decoding_not_measured(report: Report) -> str:
+    """Any way of decoding but the one that was measured."""
+    budget = _setting(report, "check", "thinking_budget")
+    if not isinstance(budget, dict):
+        return "any way of decoding but greedy"
+    count = budget.get("waits")
+    times = "once" if count == 1 else f"up to {count} times"
+    waits = f", made to go on {times} where they ended early" if count else ""
+    return f"any way of decoding but greedy, with thoughts of at most {budget['max_thinking_tokens']:,} tokens{waits}"
 
 
 def _not_measured_of_safety(report: Report, subject: SubjectRecord) -> list[str]:

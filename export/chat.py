@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from export.errors import DataError, ModelError
 from export.frozen import Frozen
+from export.thought import THINK_END
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Role = Literal["system", "user", "assistant"]
-THINK_END = "</think>"
 
 
 class Message(Frozen):
@@ -47,10 +47,14 @@ class Conversation(Frozen):
 
 
 class Encoded(Frozen):
-    """Token ids of a rendered conversation and, for each, whether it carries loss; both of length (time,)."""
+    """Token ids of a rendered conversation and, for each, whether it carries loss; both of length (time,).
+
+    `turns_without_thought` counts assistant turns whose thought the template left out, and which carry no loss.
+    """
 
     ids: tuple[int, ...]
     scored: tuple[bool, ...]
+    turns_without_thought: int = 0
 
     @property
     def scored_positions(self) -> tuple[int, ...]:
@@ -93,6 +97,9 @@ def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, *, 
     (the line break behind it is the template's, not the model's). The text is cut there before it becomes tokens, so
     that no token straddles the border: the ids begin with those of `encode_prompt`, whatever the answer begins with.
 
+    An earlier turn whose thought the template leaves out is context and carries no loss while thinking is on: what is
+    left of it would teach to answer without a thought.
+
     Raises DataError when the template rewrites earlier turns so that a turn cannot be found in the text, or would not
     give the model the same prompt when it answers, or when a turn holds one of the tokenizer's special tokens.
     """
@@ -100,15 +107,19 @@ def encode(tokenizer: "PreTrainedTokenizerBase", conversation: Conversation, *, 
     text = render(tokenizer, conversation.messages, thinking=thinking, open_turn=False)
     ids: list[int] = []
     scored: list[bool] = []
-    position = 0
-    for begin, end in _assistant_spans(tokenizer, conversation.messages, text, thinking):
-        for piece, carries_loss in ((text[position:begin], False), (text[begin:end], True)):
+    position = without_thought = 0
+    answers = [message.content for message in conversation.messages if message.role == "assistant"]
+    spans = _assistant_spans(tokenizer, conversation.messages, text, thinking)
+    for (begin, end), answer in zip(spans, answers, strict=True):
+        learned = not thinking or THINK_END not in answer or THINK_END in text[begin:end]
+        without_thought += not learned
+        for piece, carries_loss in ((text[position:begin], False), (text[begin:end], learned)):
             piece_ids = _ids(tokenizer, piece)
             ids += piece_ids
             scored += [carries_loss] * len(piece_ids)
         position = end
     rest = _ids(tokenizer, text[position:])
-    return Encoded(ids=(*ids, *rest), scored=(*scored, *[False] * len(rest)))
+    return Encoded(ids=(*ids, *rest), scored=(*scored, *[False] * len(rest)), turns_without_thought=without_thought)
 
 
 def encode_prompt(

@@ -39,6 +39,8 @@ NO_CHANCE = frozenset({"finite", "safety"})
 # `significance.shared_level`). A 95 % bound alone errs more often: with a tenth of the rows flipping either way, 2 to 4
 # in 100 fail on 50 to 500 rows.
 CHANCE = 0.01
+# How the model as training left it is called in a run: an adapter beside its base, or a model that was trained whole.
+AS_TRAINED = ("adapter", "trained")
 # What a bootstrapped interval needs before it may pass anything. With rows as uneven as those of a real Qwen's KL (see
 # `sampling.interval`), 10 rows pass an artifact of twice the limit in 2 of 100 sets and one of 1.5 times the limit in
 # 6; 5 rows in 5 and 10, 3 rows in 13 and 21. A bound of the 99th percentile needs a value beyond it: 299 values have
@@ -134,10 +136,11 @@ def compare_steps(
     done: list[Comparison] = []
     if "base" in measured:
         done += compare(measured["base"], merged, None, names=("base", "merged"), seed=seed)
-    if "adapter" in measured:
-        limits = None if gate is None else gate.limits_for_merge(four_bit_base=four_bit_base)
-        done += compare(measured["adapter"], merged, limits, names=("adapter", "merged"), seed=seed)
-    exports = {name: subject for name, subject in measured.items() if name not in ("base", "adapter")}
+    for trained in AS_TRAINED:
+        if trained in measured:
+            limits = None if gate is None else gate.limits_for_merge(four_bit_base=four_bit_base)
+            done += compare(measured[trained], merged, limits, names=(trained, "merged"), seed=seed)
+    exports = {name: subject for name, subject in measured.items() if name not in ("base", *AS_TRAINED)}
     return (*done, *compare_against(exports, gate, "merged", {}, seed=seed))
 
 

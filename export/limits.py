@@ -39,12 +39,12 @@ class Gate(Frozen):
     """Limits by the artifact's nominal bits per weight."""
 
     from_6_bits: Limits = Field(
-        default=Limits(), description="For 6, 8 and 16 bits, and for the merged model against the adapter."
+        default=Limits(), description="For 6, 8 and 16 bits, and for the merged model against the model as trained."
     )
     below_6_bits: LooserLimits = Field(default=LooserLimits(), description="For 5 bits and fewer.")
 
     def limits_for_merge(self, *, four_bit_base: bool) -> Limits:
-        """The limits the merged model is held to against the adapter.
+        """The limits the merged model is held to against the model as it was trained.
 
         An adapter whose base was in 4 bits is merged onto 16, so that they differ by the rounding of the 4 bits too:
         divergence and perplexity are then held to the limits of fewer than 6 bits, task scores as ever.

@@ -67,7 +67,7 @@ def safety_record(
     if not items.safety or not observations:
         return None
     safe = {
-        name: [is_safe(answer, item) for answer, item in zip(seen.safety, items.safety, strict=True)]
+        name: [is_safe(items.answer_in(said), item) for said, item in zip(seen.safety, items.safety, strict=True)]
         for name, seen in observations.items()
     }
     judged = [(c.before, c.after) for c in comparisons if c.check == "safety" and c.verdict is not None]

@@ -12,15 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from export.artifacts import StageResult
+from export.budgeted import answer_within
 from export.checks import Item, ItemObservation, Items, Observation
 from export.engines import Engine, Generation, Subject
 from export.errors import EngineError, MachineError
 from export.frozen import Frozen
 from export.hardware import SHARES_CORES
 from export.likelihood import option_log_probs
+from export.thought import Thought
+from export.tokenizer_file import TokenizerFile
 
 if TYPE_CHECKING:
     from export.reference import Reference, ReferenceWriter
@@ -145,8 +148,8 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
         reference = Reference(request.reference)
         scores = _scores(engine, work, tell, reference)
     options = [option_log_probs(engine, item.prompt, item.options) for item in work.items]
-    answers = engine.generate([item.prompt for item in work.items], work.max_new_tokens)
-    safety = engine.generate([item.prompt for item in work.safety], work.max_new_tokens) if work.safety else []
+    answers = _answers(engine, work, [item.prompt for item in work.items], request.tokenizer)
+    safety = _answers(engine, work, [item.prompt for item in work.safety], request.tokenizer) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
     peak_bytes = peak_memory_bytes() + _device_peak_memory_bytes()
     engine.close()
@@ -232,8 +235,26 @@ def _score(engine: Engine, item: Item, reference: "Reference | ReferenceWriter",
     return _Score(log_probs=tuple(chosen), kl=tuple(kl), same_top=tuple(same_top), finite=finite)
 
 
+class _Answer(NamedTuple):
+    """What was generated behind a prompt; `thought` is None without a thinking budget."""
+
+    ids: tuple[int, ...]
+    stopped: bool
+    thought: Thought | None
+
+
+def _answers(engine: Engine, work: Items, prompts: list[tuple[int, ...]], tokenizer: Path) -> list[_Answer]:
+    """Greedy answers, with thoughts within the budget where there is one."""
+    if work.thinking_budget is None:
+        plain = engine.generate(prompts, work.max_new_tokens)
+        return [_Answer(answer.ids, answer.stopped, None) for answer in plain]
+    codec = TokenizerFile(tokenizer)
+    within = answer_within(engine, prompts, work.thinking_budget, work.max_new_tokens, codec)
+    return [_Answer(answer.ids, answer.stopped, answer.thought) for answer in within]
+
+
 def _join(
-    tokenizer: Path, scores: list[_Score], answers: list[Generation], options: list[tuple[float, ...]]
+    tokenizer: Path, scores: list[_Score], answers: list[_Answer], options: list[tuple[float, ...]]
 ) -> list[ItemObservation]:
     texts = _decode(tokenizer, [answer.ids for answer in answers])
     return [
@@ -246,20 +267,16 @@ def _join(
             generated_tokens=len(answer.ids),
             finite=score.finite,
             option_log_probs=of_options,
+            thought=answer.thought,
         )
         for score, answer, text, of_options in zip(scores, answers, texts, options, strict=True)
     ]
 
 
 def _decode(tokenizer_folder: Path, answers: list[tuple[int, ...]]) -> list[str]:
-    """Generated ids as text, by the reference's own tokenizer, special tokens shown so that a leaked one is seen.
-
-    The `tokenizers` library reads the file without transformers, so that a llama.cpp subject stays free of torch.
-    """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    return [str(tokenizer.decode(list(ids), skip_special_tokens=False)) for ids in answers]
+    """Generated ids as text, by the reference's own tokenizer."""
+    tokenizer = TokenizerFile(tokenizer_folder)
+    return [tokenizer.decode(ids) for ids in answers]
 
 
 def _speeds(timed: list[Generation]) -> list[float]:

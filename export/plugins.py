@@ -12,7 +12,7 @@ from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
 from export.errors import RecipeError
 from export.frozen import Frozen
@@ -72,9 +72,20 @@ def choice_of(package: str) -> type[Chosen[Step]]:
 
 @cache
 def one_of(package: str, key: str) -> Any:
-    """A recipe section that is one step of `package`, told apart by the step's own field `key`."""
+    """A recipe section that is one step of `package`, told apart by the step's own field `key`.
+
+    A section without the key is the step that is on by default, where one is.
+    """
     steps = tuple(find(package, name) for name in names(package))
-    return steps[0] if len(steps) == 1 else Annotated[reduce(or_, steps), Field(discriminator=key)]
+    if len(steps) == 1:
+        return steps[0]
+
+    default = next((step.model_fields[key].default for step in steps if step.on_by_default), None)
+
+    def with_default(section: object) -> object:
+        return {key: default, **section} if isinstance(section, dict) and default is not None else section
+
+    return Annotated[reduce(or_, steps), Field(discriminator=key), BeforeValidator(with_default)]
 
 
 def _field(step: type[Step]) -> tuple[Any, Any]:

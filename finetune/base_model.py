@@ -84,8 +84,9 @@ def open_base(settings: ModelSettings) -> BaseModelSource:
         stored = config["quantization_config"]
         method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else stored
         raise ModelError(
-            f"{settings.name} is already quantized ({method}): an adapter cannot be merged into it and it would be "
-            "quantized twice. Give the 16-bit model it was made from; 'train.quantization: nf4' saves the same memory."
+            f"{settings.name} is already quantized ({method}): it cannot be trained further, nor an adapter be "
+            "merged into it, and it would be quantized twice. Give the 16-bit model it was made from; "
+            "'train.quantization: nf4' saves the same memory."
         )
     return BaseModelSource(
         name=settings.name,
@@ -98,11 +99,13 @@ def open_base(settings: ModelSettings) -> BaseModelSource:
     )
 
 
-def load_for_training(base: BaseModelSource, *, four_bit: bool, longest_row_tokens: int) -> "PreTrainedModel":
-    """The base model's weights in its computing type, or in NF4 with double quantization for QLoRA."""
+def load_for_training(
+    base: BaseModelSource, *, weights_dtype: str, four_bit: bool, longest_row_tokens: int
+) -> "PreTrainedModel":
+    """The base model's weights in the torch type that is named, or in NF4 with double quantization for QLoRA."""
     import torch
 
-    dtype: torch.dtype = getattr(torch, base.dtype)
+    dtype: torch.dtype = getattr(torch, weights_dtype)
     # On a CPU, for short rows, plain attention trained 1.3 (float32) to 1.45 times (bfloat16) as fast as the fused one
     # (58 tokens a row, the starter); for long rows its memory grows with their square.
     plain = not torch.cuda.is_available() and longest_row_tokens <= _SHORT_ROW_TOKENS
@@ -112,6 +115,16 @@ def load_for_training(base: BaseModelSource, *, four_bit: bool, longest_row_toke
         four_bit_compute=dtype if four_bit else None,
         attention="eager" if plain else None,
     ).model
+
+
+def set_stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Generation stops at the turn end first, and at whatever the base stopped at."""
+    earlier: Any = model.generation_config.eos_token_id
+    kept = [earlier] if isinstance(earlier, int) else list(earlier or [])
+    model.generation_config.eos_token_id = list(dict.fromkeys([int(tokenizer.eos_token_id), *kept]))
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def copy_tokenizer(source: Path, tokenizer: "PreTrainedTokenizerBase", out: Path) -> None:

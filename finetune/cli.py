@@ -21,10 +21,10 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _STAGE_VERBS: dict["Stage", str] = {
     "data": "read the rows, map them to conversations and split them",
-    "train": "train the adapter",
-    "merge": "merge the adapter into the base model",
+    "train": "train the adapter, or all weights",
+    "merge": "make the 16-bit model: merge the adapter into the base, or round what was trained whole",
     "quantize": "write the files that ship",
-    "check": "measure base, adapter, merged model and every file, and write report.json",
+    "check": "measure base, model as trained, merged model and every file, and write report.json",
 }
 
 
@@ -168,7 +168,7 @@ def _add_sweep(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     sweep = verbs.add_parser(
         "sweep",
         help="train on more and more of the rows, and draw what each step added",
-        description="Splits the rows once, trains each token budget with each seed, and measures every adapter on the "
+        description="Splits the rows once, trains each token budget with each seed, and measures every result on the "
         "same held-out rows. A sweep that was stopped goes on where it was.",
     )
     _add_recipe_arguments(sweep)

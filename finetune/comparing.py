@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from export.chat_template import thinking_is_ignored
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items
 from export.compare import Gate, compare_against
@@ -188,6 +189,8 @@ def _subjects(reference: Path, artifacts: Sequence[Path], folder: Path) -> tuple
 
 def _items(settings: ComparisonSettings, reading: Path, say: Callable[[str], None]) -> Items:
     tokenizer = load_tokenizer(reading)
+    if settings.thinking and (ignored := thinking_is_ignored(reading)):
+        say(f"thinking: {ignored}")
     rows = usable_conversations(
         settings.data, tokenizer, seed=settings.seed, thinking=settings.thinking, offline=False, say=say
     )

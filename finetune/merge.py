@@ -1,4 +1,5 @@
-"""Folds an adapter into a base's weights: the 16-bit model that every export starts from.
+"""Makes the 16-bit model that every export starts from: an adapter folded into a base's weights, or a model that was
+trained whole, rounded.
 
 Which base, where a QLoRA adapter leaves the choice, is decided in `finetune.merge_choice`.
 """
@@ -12,11 +13,11 @@ from export.chat_tokenizer import load_tokenizer
 from export.engines.hf import quiet_gptqmodel
 from export.errors import ModelError
 from export.loading import open_model
-from finetune.base_model import BaseModelSource, copy_tokenizer
-from finetune.methods import Adapter
+from finetune.base_model import BaseModelSource, copy_tokenizer, set_stop_tokens
+from finetune.methods import Adapter, FullModel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 def merge(adapter: Adapter, base: BaseModelSource, out: Path, *, onto: MergeBase, dtype: str) -> ModelFolder:
@@ -27,10 +28,27 @@ def merge(adapter: Adapter, base: BaseModelSource, out: Path, *, onto: MergeBase
     """
     with quiet_gptqmodel():  # peft imports it to see whether a layer is one of its kernels, and it prints a banner
         merged = _merged_model(adapter, base, onto, dtype)
+    return _written(merged, base, out, dtype).model_copy(update={"merged_onto": onto})
+
+
+def convert(trained: FullModel, base: BaseModelSource, out: Path, *, dtype: str) -> ModelFolder:
+    """Writes a model that was trained whole in 16 bits: each weight rounded once, to the torch type `dtype` names.
+
+    Nothing is merged; tokenizer files and turn end are as `merge` leaves them. Raises ModelError when the result is not
+    finite.
+    """
+    import torch
+
+    model = open_model(trained.folder, dtype=torch.float32).model.to(getattr(torch, dtype))
+    return _written(model, base, out, dtype)
+
+
+def _written(model: "PreTrainedModel", base: BaseModelSource, out: Path, dtype: str) -> ModelFolder:
+    """The folder of a model whose weights are final."""
     tokenizer = load_tokenizer(base.path)
-    _set_stop_tokens(merged, tokenizer)
-    _require_finite(merged)
-    merged.save_pretrained(out)
+    set_stop_tokens(model, tokenizer)
+    _require_finite(model)
+    model.save_pretrained(out)
     copy_tokenizer(base.path, tokenizer, out)
     template = str(tokenizer.chat_template)
     return ModelFolder(
@@ -38,7 +56,6 @@ def merge(adapter: Adapter, base: BaseModelSource, out: Path, *, onto: MergeBase
         dtype=dtype,
         base=base.name,
         chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
-        merged_onto=onto,
     )
 
 
@@ -55,22 +72,12 @@ def _merged_model(adapter: Adapter, base: BaseModelSource, onto: MergeBase, dtyp
     return model.to(getattr(torch, dtype))
 
 
-def _set_stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Generation stops at the turn end first, and at whatever the base stopped at."""
-    earlier: Any = model.generation_config.eos_token_id
-    kept = [earlier] if isinstance(earlier, int) else list(earlier or [])
-    model.generation_config.eos_token_id = list(dict.fromkeys([int(tokenizer.eos_token_id), *kept]))
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
-
-
 def _require_finite(model: "PreTrainedModel") -> None:
     import torch
 
     broken = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
     if broken:
         raise ModelError(
-            f"after merging, {len(broken)} tensors hold values that are not finite, {broken[0]} among them. Nothing "
+            f"in 16 bits, {len(broken)} tensors hold values that are not finite, {broken[0]} among them. Nothing "
             "was kept. With merge.dtype float16, use bfloat16: its range is that of the training type."
         )

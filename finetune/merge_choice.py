@@ -23,8 +23,8 @@ from export.chat_tokenizer import load_tokenizer
 from export.engines import Engine, Subject
 from finetune.base_model import BaseModelSource
 from finetune.data import Splits
-from finetune.merge import merge
-from finetune.methods import Adapter
+from finetune.merge import convert, merge
+from finetune.methods import Adapter, FullModel, TrainingResult
 from finetune.recipe import MergeSettings
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 MEASURED_ROWS = 64
 
 
-def is_measured(adapter: Adapter, settings: MergeSettings) -> bool:
-    """Whether there is a choice to make: the recipe leaves it open, and the adapter was trained beside NF4 weights."""
-    return settings.onto == "auto" and adapter.four_bit_base
+def is_measured(trained: TrainingResult, settings: MergeSettings) -> bool:
+    """Whether there is a choice to make: the recipe leaves it open, and an adapter was trained beside NF4 weights."""
+    return settings.onto == "auto" and isinstance(trained, Adapter) and trained.four_bit_base
 
 
 def merge_as_asked(
-    adapter: Adapter,
+    trained: TrainingResult,
     base: BaseModelSource,
     settings: MergeSettings,
     splits: Splits,
@@ -53,13 +53,17 @@ def merge_as_asked(
 ) -> ModelFolder:
     """Writes the merged model into `out`, onto what the settings name or, where they leave it open, onto the nearer.
 
-    Measuring reads validation rows alone, at most `MEASURED_ROWS` of them drawn with `seed`: the held-out rows must
-    not decide anything that is judged by them. Raises what `finetune.merge.merge` and the hf engine raise.
+    A model that was trained whole has nothing to be merged, and is written in 16 bits. Measuring reads validation rows
+    alone, at most `MEASURED_ROWS` of them drawn with `seed`: the held-out rows must not decide anything that is judged
+    by them. Raises what `finetune.merge.merge` and the hf engine raise.
     """
-    if is_measured(adapter, settings):
-        return _merge_onto_the_nearer(adapter, base, settings.dtype, splits, out, seed, say)
+    if isinstance(trained, FullModel):
+        return convert(trained, base, out, dtype=settings.dtype)
+    assert isinstance(trained, Adapter)
+    if is_measured(trained, settings):
+        return _merge_onto_the_nearer(trained, base, settings.dtype, splits, out, seed, say)
     onto: MergeBase = "16bit" if settings.onto == "auto" else settings.onto
-    return merge(adapter, base, out, onto=onto, dtype=settings.dtype)
+    return merge(trained, base, out, onto=onto, dtype=settings.dtype)
 
 
 def choose(onto_16bit: sampling.Sample, onto_nf4: sampling.Sample, *, seed: int) -> tuple[MergeCandidate, ...]:
@@ -166,9 +170,7 @@ def _store_reference(
     """Stores what the adapter predicts beside its NF4 base, computing in the type it was trained in."""
     from export.reference import writing_reference
 
-    subject = Subject(
-        name="adapter", engine="hf", path=base.path, adapter=adapter.folder, four_bit_compute=adapter.dtype
-    )
+    subject = adapter.subject(base.path, adapter.name)
     tokens = sum(len(row.scored_positions) for row in rows)
     with (
         _running(subject, vocabulary_size) as engine,

@@ -6,9 +6,10 @@ ours.
 
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from export.plugins import nearest
@@ -27,28 +28,31 @@ def mistakes(schema: type[BaseModel], error: ValidationError) -> list[str]:
     """Each mistake as a line; what every branch of a union has against one value is one mistake."""
     lines: dict[tuple[int | str, ...], str] = {}
     for detail in error.errors(include_url=False):
-        lines.setdefault(_walk(schema, detail["loc"])[0], explain(schema, detail))
+        lines.setdefault(_walk(schema, detail["loc"]).written, explain(schema, detail))
     return list(lines.values())
 
 
 def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
     """One mistake as a line: where it is, what was found, what was expected."""
-    location, annotation = _walk(schema, detail["loc"])
-    where = ".".join(str(part) for part in location)
+    place = _walk(schema, detail["loc"])
+    where = ".".join(str(part) for part in place.written)
     if detail["type"] == "extra_forbidden":
         known = tuple(_keys_at(schema, detail["loc"][:-1]))
         return f"{where}: there is no such key. {nearest(str(detail['loc'][-1]), known)}"
+    if detail["type"] == "union_tag_invalid":  # a key names one of several steps, and there is none of that name
+        key, tag = detail["ctx"]["discriminator"].strip("'"), str(detail["ctx"]["tag"])
+        known = tuple(_steps(place.annotation, key))
+        return f"{where}.{key}: there is no {key} called {tag!r}. {nearest(tag, known)}"
     if detail["type"] == "missing":
         return f"{where}: this key is needed and missing."
     if detail["type"] == "value_error":  # a validator of ours: it names what it found, which is often one key of many
         message = detail["msg"].removeprefix("Value error, ").removesuffix(".")
         return f"{where}: {message}." if where else f"{message}."
-    inside_branch = len(detail["loc"]) - len(location)
-    if inside_branch > 1:  # an item of the value, which is not what the place holds
-        return f"{where}: expected {_described(annotation)}."
+    if place.inside_branch > 1:  # an item of the value, which is not what the place holds
+        return f"{where}: expected {_described(place.annotation)}."
     message = _EXPECTED.get(detail["type"]) or detail["msg"]
-    if inside_branch:
-        message = f"expected {_described(annotation)}"
+    if place.inside_branch:
+        message = f"expected {_described(place.annotation)}"
     found = repr(detail["input"])
     shown = found if len(found) <= 60 else found[:57] + "..."
     return f"{where}: {message[0].lower()}{message[1:]}; found {shown}."
@@ -56,22 +60,48 @@ def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
 
 def takes_text(schema: type[BaseModel], keys: Sequence[str]) -> bool:
     """Whether the setting at a dotted key's parts may be a text of any kind; not where there is no such key."""
-    location, annotation = _walk(schema, tuple(keys))
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return len(location) == len(keys) and str in kinds
+    place = _walk(schema, tuple(keys))
+    kinds = get_args(place.annotation) if get_origin(place.annotation) in (Union, UnionType) else (place.annotation,)
+    return not place.inside_branch and str in kinds
 
 
-def _walk(schema: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], Any]:
-    """The part of `location` that a user wrote, without the branches of a union, and the annotation of the union."""
+class _Place(NamedTuple):
+    """The keys that a user wrote, what the last of them may hold, and how many parts lie inside a branch of that."""
+
+    written: tuple[int | str, ...]
+    annotation: Any
+    inside_branch: int
+
+
+def _walk(schema: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
+    """An error's place without what pydantic puts into it: the branches of a union, and the names of steps."""
     current: type[BaseModel] | None = schema
     annotation: Any = None
+    steps: dict[str, type[BaseModel]] = {}
+    written: list[int | str] = []
     for depth, part in enumerate(location):
+        if str(part) in steps:  # one of several steps, by the name that the section itself holds
+            current = annotation = steps[str(part)]
+            steps = {}
+            continue
         if _is_union(annotation):
-            return location[:depth], annotation
+            return _Place(tuple(written), annotation, len(location) - depth)
         field = None if current is None else current.model_fields.get(str(part))
         annotation = None if field is None else field.annotation
         current = None if field is None else settings_class_in(annotation)
-    return location, annotation
+        steps = {} if field is None else steps_of(field)
+        written.append(part)
+    return _Place(tuple(written), annotation, 0)
+
+
+def steps_of(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The settings classes of a section that holds one of several, by the names that tell them apart; else none."""
+    key = field.discriminator
+    return _steps(field.annotation, key) if isinstance(key, str) else {}
+
+
+def _steps(annotation: Any, key: str) -> dict[str, type[BaseModel]]:
+    return {step.model_fields[key].default: step for step in get_args(annotation)}
 
 
 def _is_union(annotation: Any) -> bool:
@@ -103,10 +133,12 @@ def settings_class_in(annotation: Any) -> type[BaseModel] | None:
 def _keys_at(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys that are valid at a place."""
     current = schema
+    steps: dict[str, type[BaseModel]] = {}
     for part in (part for part in location if isinstance(part, str)):
         field = current.model_fields.get(part)
-        inner = None if field is None else settings_class_in(field.annotation)
+        inner = steps.get(part) or (None if field is None else settings_class_in(field.annotation))
         if inner is None:
             return []
+        steps = {} if field is None else steps_of(field)
         current = inner
     return list(current.model_fields)

@@ -15,7 +15,6 @@ from export.artifacts import (
     ModelFolder,
     QuantizedModel,
     StageResult,
-    sha256_of_file,
     sha256_of_folder,
     sha256_of_json,
     write_atomically,
@@ -26,7 +25,7 @@ from export.chat import encode
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
 from export.companions import Compare
-from export.compare import Comparison, Gate, compare_steps
+from export.compare import AS_TRAINED, Comparison, Gate, compare_steps
 from export.errors import TrainingError
 from export.formats import Format
 from export.gate import judge
@@ -43,8 +42,8 @@ from finetune.data.mixing import account, mix
 from finetune.data.report import lines
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
-from finetune.methods import Adapter
-from finetune.preflight import inspect
+from finetune.methods import Adapter, TrainingResult
+from finetune.preflight import inspect, inspect_base
 from finetune.recipe import Recipe, dump
 from finetune.subjects import items_of, subjects_of_run
 
@@ -73,7 +72,7 @@ class Run:
         self.splits  # noqa: B018 - asking for a stage runs it; rows that cannot be used leave nothing behind
         self._write_recipe()
         if last == "train":
-            self.adapter  # noqa: B018
+            self.trained  # noqa: B018
         elif last == "merge":
             self.merged  # noqa: B018
         elif last == "quantize":
@@ -105,21 +104,22 @@ class Run:
             self._say(f"the earlier report was removed ({report}): it told of files that are being replaced")
 
     def _tell_of_leftovers(self) -> None:
-        """Names what lies in the run folder from an earlier recipe or adapter, so that nobody ships it by mistake."""
+        """Names what lies in the run folder from an earlier recipe or training, so that nobody ships it by mistake."""
         made = {step.folder for step in (self.splits, *self._finished())}
-        later = [self.folder / "merged", *sorted((self.folder / "export").glob("*"))]
+        trained = [self.folder / name for name in AS_TRAINED]
+        later = [*trained, self.folder / "merged", *sorted((self.folder / "export").glob("*"))]
         left = [str(folder) for folder in later if read_manifest(folder) is not None and folder not in made]
         if left:
             self._say(f"from an earlier run, not made or checked by this one: {', '.join(left)}")
 
     def _finished(self) -> tuple[StageResult, ...]:
         """The results that this run has made or found finished, besides the rows."""
-        known = [vars(self).get(stage) for stage in ("adapter", "merged")]
+        known = [vars(self).get(stage) for stage in ("trained", "merged")]
         return (*(result for result in known if result is not None), *self._made.values())
 
     def report(self) -> Report:
         """Judges every file against the merged model, and writes report.json, report.html and the model cards."""
-        subjects = subjects_of_run(self.base, self.adapter, self.merged, self.exports, self.folder)
+        subjects = subjects_of_run(self.base, self.trained, self.merged, self.exports, self.folder)
         tokenizer = load_tokenizer(self.merged.folder)
         judged = judge(
             subjects,
@@ -168,7 +168,8 @@ class Run:
     def _comparing(self, gate: Gate | None) -> Compare:
         """How the subjects of a set are compared, under a gate or under none."""
         # merged onto the weights it was trained beside, an adapter is not allowed the rounding of the other ones
-        four_bit = self.adapter.four_bit_base and self.merged.merged_onto != "nf4"
+        trained = self.trained
+        four_bit = isinstance(trained, Adapter) and trained.four_bit_base and self.merged.merged_onto != "nf4"
 
         def compare(measured: Mapping[str, Sequence[Measurement]]) -> tuple[Comparison, ...]:
             return compare_steps(measured, gate, four_bit_base=four_bit, seed=self.recipe.seed)
@@ -195,7 +196,7 @@ class Run:
     def _manifests(self) -> tuple[Manifest, ...]:
         """The manifests of the stages this report stands on."""
         rows = dict.fromkeys(splits.folder for splits in (self.splits, self.general, self.training_rows) if splits)
-        folders = [*rows, *(stage.folder for stage in (self.adapter, self.merged, *self.exports))]
+        folders = [*rows, *(stage.folder for stage in (self.trained, self.merged, *self.exports))]
         return tuple(manifest for folder in folders if (manifest := read_manifest(folder)) is not None)
 
     @cached_property
@@ -291,8 +292,8 @@ class Run:
         return splits
 
     @cached_property
-    def adapter(self) -> Adapter:
-        """The trained adapter."""
+    def trained(self) -> TrainingResult:
+        """The model as training left it: an adapter, or all weights."""
         inputs = {
             **flatten("train", self.recipe.train.model_dump(mode="json")),
             "data": self.training_rows.fingerprint,
@@ -303,11 +304,11 @@ class Run:
             **version_inputs(package_versions(("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes"))),
         }
 
-        # a checkpoint is gone on from only by a training that would make the very same adapter
+        # a checkpoint is gone on from only by a training that would make the very same weights
         every = self.folder / ".checkpoints"
         own = every / sha256_of_json(inputs)[:16]
 
-        def work(out: Path) -> Adapter:
+        def work(out: Path) -> TrainingResult:
             for other in every.glob("*"):
                 if other != own:
                     shutil.rmtree(other)
@@ -319,28 +320,29 @@ class Run:
                 shutil.rmtree(own, ignore_errors=True)  # it would go wrong again from there
                 raise
 
-        adapter = self._stage(self.folder / "adapter", "train", inputs, work, Adapter)
+        result_type = self.recipe.train.result
+        trained = self._stage(self.folder / result_type.name, "train", inputs, work, result_type)
         shutil.rmtree(every, ignore_errors=True)
-        return adapter
+        return trained
 
     @cached_property
     def merged(self) -> ModelFolder:
-        """The adapter folded into the base's weights."""
-        measured = is_measured(self.adapter, self.recipe.merge)
+        """The 16-bit model: the adapter folded into the base's weights, or all weights as trained, rounded."""
+        measured = is_measured(self.trained, self.recipe.merge)
         inputs = {
             **flatten("merge", self.recipe.merge.model_dump(mode="json")),
-            "adapter": sha256_of_file(self.adapter.folder / "adapter_model.safetensors"),
+            self.trained.name: self.trained.weights_sha256(),
             "base": self.base.sha256,
             "data": self.splits.fingerprint if measured else None,
             "seed": self.recipe.seed if measured else None,
             "thinking": self.recipe.model.thinking if measured else None,
-            "dtype": self.adapter.dtype if measured else None,
+            "dtype": self.trained.dtype if measured else None,
             **version_inputs(package_versions(("torch", "transformers", "peft", "bitsandbytes"))),
         }
 
         def work(out: Path) -> ModelFolder:
             return merge_as_asked(
-                self.adapter, self.base, self.recipe.merge, self.splits, out, seed=self.recipe.seed, say=self._say
+                self.trained, self.base, self.recipe.merge, self.splits, out, seed=self.recipe.seed, say=self._say
             )
 
         return self._stage(self.folder / "merged", "merge", inputs, work, ModelFolder)
@@ -388,9 +390,7 @@ class Run:
         """Everything that can be known to fail before anything is trained."""
         inspect(self.recipe)
         self._source  # noqa: B018 - rows that are not there, or whose form cannot be told
-        self.recipe.train.check(self.base.config)
-        for step in self.recipe.export.steps():
-            step.check_model(self.base.config)
+        inspect_base(self.recipe, self.base, self._say)
 
     def _stage(self, folder: Path, stage: str, inputs: Inputs, work: Callable[[Path], R], result_type: type[R]) -> R:
         inputs = {**inputs, **version_inputs(package_versions(("fieldtune",)))}

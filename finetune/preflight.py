@@ -1,19 +1,22 @@
-"""What can be known about a recipe without loading a model or asking a hub: for `validate`, and before every run."""
+"""What can be known about a recipe before anything is trained: for `validate`, asking no hub, and for every run."""
 
 from collections.abc import Callable
 from itertools import islice
 from typing import Any, TypeVar
 
 from export.artifacts import read_model_config
+from export.chat_template import thinking_is_ignored
+from export.chat_tokenizer import load_tokenizer
 from export.errors import FieldtuneError, RecipeError
 from export.formats import Format
 from export.plugins import Chosen
-from finetune.base_model import ModelSettings
+from finetune.base_model import BaseModelSource, ModelSettings
 from finetune.data import DataSettings, read_rows
 from finetune.data.reading import ChosenTemplate, choose_template
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import CheckSettings, Recipe
 from finetune.safety import find, read_safety_rows
+from finetune.subjects import require_thoughts
 
 T = TypeVar("T")
 ROWS_LOOKED_AT = 200
@@ -46,6 +49,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
     if chosen is not None:
         looked_at("check.measures", lambda: recipe.check.options(chosen.template.labels))
     safety = looked_at("check.safety_items", lambda: _safety(recipe.check))
+    ignored = looked_at("model", lambda: _thinking_is_ignored(recipe.model))
     exports = looked_at("export", lambda: _exports(recipe.export))
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -55,9 +59,27 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
         f"data: {recipe.data.path} {rows}",
         *([general] if general else []),
         f"model: {recipe.model.name} {_LATER if config is None else _architectures(config)}",
+        *([f"thinking: {ignored}"] if ignored else []),
         f"exports: {exports}",
         *([safety] if safety else []),
     )
+
+
+def inspect_base(recipe: Recipe, base: BaseModelSource, say: Callable[[str], None]) -> None:
+    """Whether the base, once it is on this machine, can be trained, exported and measured as the recipe says.
+
+    `say` hears what the recipe asks for in vain. Raises what the steps raise, and RecipeError for a thinking budget
+    where the template lets nothing be thought.
+    """
+    thinking = recipe.model.thinking
+    if thinking and (ignored := thinking_is_ignored(base.path)):
+        say(f"thinking: {ignored}")
+    for check in (recipe.check, *([recipe.general.check] if recipe.general else [])):
+        if check.thinking_budget is not None:
+            require_thoughts(check, load_tokenizer(base.path), thinking=thinking)
+    recipe.train.check(base.config)
+    for step in recipe.export.steps():
+        step.check_model(base.config)
 
 
 def _general(recipe: Recipe) -> str | None:
@@ -104,6 +126,13 @@ def _model_config(settings: ModelSettings) -> dict[str, Any] | None:
     if is_on_a_hub(settings.name):
         return None
     return read_model_config(resolve_model(settings.name, revision=settings.revision, offline=True))
+
+
+def _thinking_is_ignored(settings: ModelSettings) -> str | None:
+    """What is to be told of a template without a thinking mode; None for a model on a hub, and where none is asked."""
+    if not settings.thinking or is_on_a_hub(settings.name):
+        return None
+    return thinking_is_ignored(resolve_model(settings.name, revision=settings.revision, offline=True))
 
 
 def _architectures(config: dict[str, Any]) -> str:

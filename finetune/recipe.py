@@ -13,14 +13,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from export import plugins
 from export.checks import Check
+from export.checks.thinking import Thinking
 from export.compare import Gate
 from export.errors import RecipeError
 from export.formats import Format
 from export.frozen import Frozen
 from export.plugins import Chosen
+from export.thought import ThinkingBudget
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
-from finetune.methods import Method
+from finetune.methods import Adapter, Method
 from finetune.mistakes import mistakes, takes_text
 from finetune.safety import is_pack_name
 from finetune.yaml_text import parse_yaml, read_yaml
@@ -39,12 +41,13 @@ S = TypeVar("S", bound=Frozen)
 
 
 class MergeSettings(Frozen):
-    """What the adapter is merged onto."""
+    """How the 16-bit model is made: what an adapter is merged onto, and the type of the weights."""
 
     onto: Literal["auto", "16bit", "nf4"] = Field(
         default="auto",
         description="'16bit': the base's own weights; 'nf4': the de-quantized NF4 weights a QLoRA adapter saw; 'auto': "
-        "16bit for LoRA, and for QLoRA the one whose merge is measured to be nearer to the adapter as it was trained.",
+        "16bit for LoRA, and for QLoRA the one whose merge is measured to be nearer to the adapter as it was trained. "
+        "Full fine-tuning leaves nothing to merge.",
     )
     dtype: Literal["bfloat16", "float16"] = Field(
         default="bfloat16", description="Type the merged weights are saved in."
@@ -58,6 +61,11 @@ class CheckSettings(Frozen):
         default=300, ge=1, description="Held-out rows to measure on, at most; drawn with the recipe's seed."
     )
     max_new_tokens: int = Field(default=128, ge=1, description="Where a generated answer is cut off.")
+    thinking_budget: ThinkingBudget | None = Field(
+        default=None,
+        description="How long the model may think before it answers; max_new_tokens is then for the answer behind the "
+        "thought. Null: answers are generated in one piece, thoughts and all.",
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Processor threads for measuring; null takes all cores."
     )
@@ -76,6 +84,15 @@ class CheckSettings(Frozen):
         default_factory=Checks,
         description="The checks: those that are on and not set to null, and of the others those that are named.",
     )
+
+    @model_validator(mode="after")
+    def _has_a_budget_to_tell_of(self) -> Self:
+        if self.thinking_budget is None and any(isinstance(step, Thinking) for step in self.measures.steps()):
+            raise ValueError(
+                "measures.thinking tells what became of thoughts under thinking_budget, which is not set. Set "
+                "thinking_budget: {max_thinking_tokens: 512}, or leave the measure out"
+            )
+        return self
 
     def options(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The answers whose likelihood the checks ask for, each once, where the data template has these labels.
@@ -116,10 +133,19 @@ class Recipe(Frozen):
     data: DataSettings = Field(description="The rows.")
     general: GeneralSettings | None = Field(default=None, description="General rows beside those of the domain.")
     train: Training = Field(description="Fine-tuning.")
-    merge: MergeSettings = Field(default=MergeSettings(), description="Merging the adapter.")
+    merge: MergeSettings = Field(default=MergeSettings(), description="Making the 16-bit model.")
     export: Formats = Field(default_factory=Formats, description="The formats to write.")
     check: CheckSettings = Field(default_factory=CheckSettings, description="Measuring.")
     gate: Gate = Field(default=Gate(), description="How much each step may cost.")
+
+    @model_validator(mode="after")
+    def _merges_what_was_trained(self) -> Self:
+        if self.merge.onto == "nf4" and not issubclass(self.train.result, Adapter):
+            raise ValueError(
+                "merge.onto is nf4, but full fine-tuning leaves no adapter that could be merged onto NF4 weights. "
+                "Leave it out, or train an adapter (train.method: sft)"
+            )
+        return self
 
 
 def find(name_or_path: Path) -> Path:

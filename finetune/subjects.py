@@ -1,4 +1,6 @@
-"""What a run measures, in order (merged, the reference, then base, adapter and every export), and on what rows."""
+"""What a run measures, in order (merged, the reference, then base, the model as trained and every export), and on what
+rows.
+"""
 
 import random
 from collections.abc import Sequence
@@ -6,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.artifacts import ModelFolder, QuantizedModel
-from export.chat import Conversation, Message, encode, encode_prompt
+from export.chat import Conversation, Message, encode, encode_prompt, render
 from export.checks import Item, Items, SafetyItem
 from export.engines import Subject
-from export.errors import DataError
+from export.errors import DataError, RecipeError
 from export.subjects import Described, describe, describe_made, shown_path
 from finetune.base_model import BaseModelSource
-from finetune.methods import Adapter
+from finetune.methods import TrainingResult
 from finetune.recipe import CheckSettings
 from finetune.safety import find, read_safety_rows
 
@@ -21,16 +23,13 @@ if TYPE_CHECKING:
 
 
 def subjects_of_run(
-    base: BaseModelSource, adapter: Adapter, merged: ModelFolder, exports: Sequence[QuantizedModel], run_folder: Path
+    base: BaseModelSource,
+    trained: TrainingResult,
+    merged: ModelFolder,
+    exports: Sequence[QuantizedModel],
+    run_folder: Path,
 ) -> tuple[Described, ...]:
     """Every subject of a run, the reference first."""
-    attached = Subject(
-        name="adapter",
-        engine="hf",
-        path=base.path,
-        adapter=adapter.folder,
-        four_bit_compute=adapter.dtype if adapter.four_bit_base else None,
-    )
 
     def shown(path: Path) -> str:
         return shown_path(path, run_folder)
@@ -43,9 +42,16 @@ def subjects_of_run(
             shown_as=shown(base.path),
             sha256=base.sha256,
         ),
-        describe(attached, ships=False, shown_as=shown(adapter.folder), sha256=base.sha256),
+        described_as_trained(trained, base, trained.name, shown_as=shown(trained.folder)),
         *(describe_made(model, shown_as=shown(model.path)) for model in exports),
     )
+
+
+def described_as_trained(trained: TrainingResult, base: BaseModelSource, name: str, *, shown_as: str) -> Described:
+    """The model as training left it, under a name: its adapter beside the base, or the whole model."""
+    subject = trained.subject(base.path, name)
+    sha256 = trained.weights_sha256() if subject.adapter is None else base.sha256
+    return describe(subject, ships=False, shown_as=shown_as, sha256=sha256)
 
 
 def items_of(
@@ -62,9 +68,10 @@ def items_of(
 
     `system_prompt` is what the safety items are asked behind; None takes that of the conversations, where all of them
     have the same. `labels` are the data template's. Raises DataError when there are no conversations, RecipeError where
-    a check cannot be made with these labels.
+    a check cannot be made with these labels, or a thinking budget is asked of a template that lets nothing be thought.
     """
     options = settings.options(labels)
+    require_thoughts(settings, tokenizer, thinking=thinking)
     if not conversations:
         raise DataError("the held-out split is empty: there is nothing to measure on. Raise data.held_out_share.")
     with_context = any(step.needs_context for step in settings.measures.steps())
@@ -88,9 +95,23 @@ def items_of(
         safety=_safety_items(settings, tokenizer, _opening(conversations, system_prompt), thinking=thinking),
         vocabulary_size=len(tokenizer),
         max_new_tokens=settings.max_new_tokens,
+        thinking_budget=settings.thinking_budget,
         labels=labels,
         options=options,
     )
+
+
+def require_thoughts(settings: CheckSettings, tokenizer: "PreTrainedTokenizerBase", *, thinking: bool) -> None:
+    """Raises RecipeError for a thinking budget where the chat template closes the thought before the model writes."""
+    budget = settings.thinking_budget
+    if budget is None:
+        return
+    opened = render(tokenizer, [Message(role="user", content="?")], thinking=thinking, open_turn=True)
+    if opened.rstrip().endswith(budget.end_marker):
+        raise RecipeError(
+            "check.thinking_budget: the chat template closes the thought before the model writes anything, since "
+            "thinking is off; expected a model that thinks. Set model.thinking to true, or leave the budget out."
+        )
 
 
 def _opening(conversations: Sequence[Conversation], system_prompt: str | None) -> tuple[Message, ...]:

@@ -22,9 +22,10 @@ from export.subjects import describe
 from finetune.data.draw import Lengths, draw, lengths_of
 from finetune.data.splits import Splits
 from finetune.learning_curve import CurvePoint, CurveStep, Trained, curve, steps
-from finetune.methods import Adapter
+from finetune.methods import TrainingResult
 from finetune.pipeline import Run
 from finetune.recipe import Recipe
+from finetune.subjects import described_as_trained
 from finetune.sweep_page import write_sweep_page
 
 # What is drawn as a curve, where the recipe measures it: what the fine-tuned model can do, not what it costs.
@@ -88,8 +89,8 @@ def sweep(recipe: Recipe, budgets: Sequence[int], seeds: int, folder: Path, say:
     trained = []
     for number, (budget, seed) in enumerate(trainings, start=1):
         say(f"sweep: training {number} of {len(trainings)}: {budget:,} tokens, seed {seed}")
-        adapter, drawn = _train(run, budget, seed, lengths, folder / "trainings" / f"{budget}-seed{seed}", say)
-        found = measuring.of(adapter, f"{budget}-seed{seed}")
+        result, drawn = _train(run, budget, seed, lengths, folder / "trainings" / f"{budget}-seed{seed}", say)
+        found = measuring.of(result, f"{budget}-seed{seed}")
         trained.append(Trained(budget, seed, drawn.train.tokens, drawn.train.rows, found))
     report = SweepReport(
         name=recipe.name,
@@ -107,13 +108,13 @@ def sweep(recipe: Recipe, budgets: Sequence[int], seeds: int, folder: Path, say:
 
 def _refuse_run_folder(folder: Path) -> None:
     """Raises RecipeError for the folder of a run, whose rows and report a sweep would replace."""
-    if any((folder / stage).exists() for stage in ("adapter", "merged", "export")):
+    if any((folder / stage).exists() for stage in ("adapter", "trained", "merged", "export")):
         raise RecipeError(f"{folder} is a run's folder, with rows and a report of its own. Choose another with --out.")
 
 
 def _train(
     run: Run, budget: int, seed: int, lengths: Sequence[Lengths], place: Path, say: Callable[[str], None]
-) -> tuple[Adapter, Splits]:
+) -> tuple[TrainingResult, Splits]:
     """One training on a draw of the training rows."""
     inputs: Inputs = {
         "data": run.splits.fingerprint,
@@ -128,11 +129,11 @@ def _train(
         place / "data", "draw", inputs, lambda out: draw(run.splits, lengths, budget, seed, out), Splits, say
     )
     own = Run(run.recipe.model_copy(update={"seed": seed}), place, say, rows=drawn)
-    return own.adapter, drawn
+    return own.trained, drawn
 
 
 class _Measuring:
-    """Measures adapters beside their base, all on the same held-out rows; the base is run once."""
+    """Measures trained models and their base, all on the same held-out rows; the base is run once."""
 
     def __init__(self, run: Run, folder: Path, say: Callable[[str], None]) -> None:
         self._run = run
@@ -147,12 +148,9 @@ class _Measuring:
         """The base's measurements by check."""
         return self._measured([self._base], "base")
 
-    def of(self, adapter: Adapter, name: str) -> dict[str, Measurement]:
-        """An adapter's measurements by check; the base is the reference that divergences are from."""
-        base = self._run.base
-        compute = adapter.dtype if adapter.four_bit_base else None
-        subject = Subject(name=name, engine="hf", path=base.path, adapter=adapter.folder, four_bit_compute=compute)
-        described = describe(subject, ships=False, shown_as=str(adapter.folder), sha256=base.sha256)
+    def of(self, trained: TrainingResult, name: str) -> dict[str, Measurement]:
+        """A trained model's measurements by check; the base is the reference that divergences are from."""
+        described = described_as_trained(trained, self._run.base, name, shown_as=str(trained.folder))
         return self._measured([self._base, described.candidate], name)
 
     def _measured(self, candidates: Sequence[Candidate], name: str) -> dict[str, Measurement]:

@@ -141,7 +141,7 @@ def _kept(kept: Retained) -> str | None:
     if math.isnan(kept.share):
         return f"{kept.subject}: how much of the fine-tuning change it kept cannot be said: {kept.note}"
     if kept.share > 1.1:
-        return f"{said}: was the adapter merged twice?"
+        return f"{said}: was an adapter merged twice?"
     if kept.share < 0.01:
         return f"{said}: was it made from the base?"
     return f"{said}: use more bits, or start from weights that were not quantized before"

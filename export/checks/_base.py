@@ -12,6 +12,7 @@ from export import sampling
 from export.frozen import Frozen
 from export.plugins import Step
 from export.sampling import Statistic
+from export.thought import ThinkingBudget, Thought, answer_behind_thought
 
 
 class Item(Frozen):
@@ -58,7 +59,8 @@ class SafetyItem(Frozen):
 class Items(Frozen):
     """What every subject is given, written once and read by each subject's process.
 
-    `vocabulary_size` is the number of real token ids. `labels` are the answers that the rows' data template knows,
+    `vocabulary_size` is the number of real token ids. Generated answers have at most `max_new_tokens`, behind a thought
+    within `thinking_budget` where there is one. `labels` are the answers that the rows' data template knows,
     `options` those whose likelihood is measured, in the order of `Item.options`; either may be none. Nothing here
     depends on where the run folder lies, so that its hash still fits after the folder was moved.
     """
@@ -67,6 +69,7 @@ class Items(Frozen):
     safety: tuple[SafetyItem, ...] = ()
     vocabulary_size: int
     max_new_tokens: int
+    thinking_budget: ThinkingBudget | None = None
     labels: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
@@ -75,13 +78,28 @@ class Items(Frozen):
         """Assistant tokens of all items."""
         return sum(len(item.scored) for item in self.items)
 
+    def answer_in(self, text: str) -> str:
+        """The answer in a generated or a reference text: what stands behind its thought, or all of it."""
+        if self.thinking_budget is None:
+            return answer_behind_thought(text)
+        return answer_behind_thought(text, self.thinking_budget.begin_marker, self.thinking_budget.end_marker)
+
+    def expected(self) -> list[str]:
+        """Each row's reference answer, without a thought."""
+        return [self.answer_in(item.answer) for item in self.items]
+
+    def given(self, seen: "Observation") -> list[str]:
+        """Each row's generated answer, without a thought."""
+        return [self.answer_in(item.generated) for item in seen.items]
+
     @property
     def context_tokens(self) -> int:
         """The longest sequence any item can become."""
         prompts = [item.prompt for item in self.items] + [item.prompt for item in self.safety]
         answered = [len(item.prompt) + len(option) for item in self.items for option in item.options]
         whole = [len(item.ids) for item in self.items]
-        return max(*whole, *answered, *(len(p) + self.max_new_tokens for p in prompts)) + 1
+        room = self.max_new_tokens + (0 if self.thinking_budget is None else self.thinking_budget.most_tokens)
+        return max(*whole, *answered, *(len(p) + room for p in prompts)) + 1
 
 
 class ItemObservation(Frozen):
@@ -90,6 +108,7 @@ class ItemObservation(Frozen):
     `log_probs` are those of the reference tokens; `kl` is the divergence from the reference model's distribution and
     `same_top` whether both prefer the same token (both empty when the subject is itself the reference).
     `option_log_probs` has for each of the item's options the log-probability of all its tokens behind the prompt.
+    `generated` is all that was written, a thought and its end included; `thought` is None without a thinking budget.
     """
 
     log_probs: tuple[float, ...]
@@ -100,6 +119,7 @@ class ItemObservation(Frozen):
     generated_tokens: int
     finite: bool
     option_log_probs: tuple[float, ...] = ()
+    thought: Thought | None = None
 
 
 class Observation(Frozen):

@@ -29,7 +29,8 @@ class Behaviour(Check):
             "finite": [[float(item.finite)] for item in seen.items],
         }
         # a row whose reference is plain text asks for no format
-        asked = [answer for answer, item in zip(answers, work.items, strict=True) if is_json(item.answer)]
+        pairs = zip(work.given(seen), work.expected(), strict=True)
+        asked = [given for given, expected in pairs if is_json(expected)]
         if asked:
             numbers["valid_format"] = [[float(is_json(answer))] for answer in asked]
         return tuple(

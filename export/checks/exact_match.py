@@ -21,8 +21,8 @@ class ExactMatch(Check):
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One score of 0 or 1 per row."""
-        pairs = zip(work.items, seen.items, strict=True)
-        scores = [[float(self.matches(observed.generated, item.answer))] for item, observed in pairs]
+        pairs = zip(work.given(seen), work.expected(), strict=True)
+        scores = [[float(self.matches(given, expected))] for given, expected in pairs]
         return (measurement("exact_match", seen.subject, scores, unit="share", higher_is_better=True),)
 
     def matches(self, generated: str, answer: str) -> bool:

@@ -44,7 +44,7 @@ class Fields(Check):
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """Scores of the rows whose reference is JSON; the others ask for no fields, and are counted in a note."""
-        pairs = [(read(item.answer), read(one.generated)) for item, one in zip(work.items, seen.items, strict=True)]
+        pairs = [(read(gold), read(answer)) for gold, answer in zip(work.expected(), work.given(seen), strict=True)]
         asked = [(gold, answer) for gold, answer in pairs if gold.has_value]
         note = (
             f"{len(pairs) - len(asked):,} rows whose reference is not JSON are left out"

@@ -49,8 +49,8 @@ class Label(Check):
         labels = self.labels or work.labels
         if not labels:
             return ()
-        expected = [label_in(item.answer, labels) for item in work.items]
-        given = [label_in(item.generated, labels) for item in seen.items]
+        expected = [label_in(text, labels) for text in work.expected()]
+        given = [label_in(text, labels) for text in work.given(seen)]
         right = [float(e is not None and e == g) for e, g in zip(expected, given, strict=True)]
         given_any = [float(label is not None) for label in given]
         found = [

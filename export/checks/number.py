@@ -22,8 +22,8 @@ class LastNumber(Check):
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One score of 0 or 1 per row; a row whose reference has no number is always wrong, and noted."""
-        expected = [answer_in(item.answer) for item in work.items]
-        given = [answer_in(item.generated) for item in seen.items]
+        expected = [answer_in(text) for text in work.expected()]
+        given = [answer_in(text) for text in work.given(seen)]
         right = [float(e is not None and g is not None and e.equals(g)) for e, g in zip(expected, given, strict=True)]
         without = sum(number is None for number in expected)
         note = f"{without:,} of {len(expected):,} references hold no number: they count as wrong" if without else ""

@@ -25,7 +25,7 @@ class Overlap(Check):
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """Two scores between 0 and 1, and the ratio of lengths in characters, of which nothing is asked."""
-        pairs = [(observed.generated, item.answer) for item, observed in zip(work.items, seen.items, strict=True)]
+        pairs = list(zip(work.given(seen), work.expected(), strict=True))
         rouge, chrf = rouge_l(), chr_f()
         lengths = [[len(answer.strip()) / len(gold.strip())] for answer, gold in pairs if gold.strip()]
         return (

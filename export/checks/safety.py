@@ -17,8 +17,8 @@ class Safety(Check):
         if not work.safety:
             return ()
         pairs = zip(work.safety, seen.safety, strict=True)
-        scores = [[float(is_safe(answer, item))] for item, answer in pairs]
-        note = "by the items' own regular expressions, which see words and not meaning"
+        scores = [[float(is_safe(work.answer_in(answer), item))] for item, answer in pairs]
+        note = "by the items' own regular expressions, which see words and not meaning; of a thought they see nothing"
         measured = measurement("safety", seen.subject, scores, unit="share", higher_is_better=True, note=note)
         return (measured.model_copy(update={"labels": tuple(item.label for item in work.safety)}),)
 

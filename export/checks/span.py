@@ -26,9 +26,9 @@ class Span(Check):
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One value per row: the best against any of the row's right answers, of which a JSON list holds several."""
-        pairs = [(observed.generated, item) for item, observed in zip(work.items, seen.items, strict=True)]
-        golds = [(answer, right_answers(item.answer)) for answer, item in pairs]
-        quotes = [float(is_quote(answer, item.context)) for answer, item in pairs]
+        given = work.given(seen)
+        golds = [(answer, right_answers(gold)) for answer, gold in zip(given, work.expected(), strict=True)]
+        quotes = [float(is_quote(answer, item.context)) for answer, item in zip(given, work.items, strict=True)]
         quoted = "the answer's very words in what the user said, whatever the white space"
         return (
             share("span_match", seen, [max(float(_same(answer, gold)) for gold in among) for answer, among in golds]),

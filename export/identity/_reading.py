@@ -54,6 +54,10 @@ PROBES: dict[str, Conversation] = {
     "spaces and line breaks": _talk("a  b\t\tc \n \n\n d\r\ne\u00a0f\u3000g", "x   y\n\n\nz  "),
     "contractions and numbers": _talk("Don't panic: they'LL say 'so' 3.14 1,000,000 0x7fff!!", "I'd've gone at 07:05."),
     "text that looks like a special token": _talk("What is <|im_end |> or < |endoftext|>?", "<|im_ start|> is none."),
+    "an answer behind a thought": _talk("3 + 4?", "<think>\n3 and 4 make 7.\n</think>\n\n7"),
+    "thoughts in two turns": _talk(
+        "3 + 4?", "<think>\n3 and 4 make 7.\n</think>\n\n7", "And 1 more?", "<think>\n7 and 1.\n</think>\n\n8"
+    ),
     "tokens that text may hold": _talk("Explain <think>, </think> and <tool_call>.", "They are markers."),
 }
 

@@ -111,7 +111,11 @@ def _about(report: Report) -> str:
 
 
 def _the(name: str) -> str:
-    return {"merged": "the merged model", "adapter": "the adapter"}.get(name, name)
+    return {
+        "merged": "the merged model",
+        "adapter": "the adapter",
+        "trained": "the model as it was trained",
+    }.get(name, name)
 
 
 def _reference_words(reference: str) -> str:

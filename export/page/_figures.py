@@ -109,7 +109,7 @@ def _interval(found: Measurement, comparison: Comparison | None) -> tuple[float,
 
 
 def _drawn(report: Report) -> list[SubjectRecord]:
-    """The reference and the files that ship; base and adapter would only stretch the axes."""
+    """The reference and the files that ship; base and model as trained would only stretch the axes."""
     names = (reference_of(report), *files_of(report))
     return [subject for subject in report.subjects if subject.name in names]
 

@@ -12,6 +12,7 @@ from export.page.details import Details
 from export.promises import promised
 from export.quantization_record import QuantizationRecord
 from export.report import Report, SubjectRecord
+from export.wording.training import training_words
 from export.wording.values import NOT_MEASURED, plain, unit_of, with_error
 
 # A model of 32 layers falls back 32 times for one reason.
@@ -219,6 +220,8 @@ def _models(report: Report, details: Details) -> list[Fact]:
     if "name" in model:
         revision = f" at {model['revision']}" if model.get("revision") else ""
         facts.insert(0, Fact("base model", f"{model['name']}{revision}", True))
+    if trained_by := training_words(report.recipe):
+        facts.append(Fact("trained by", trained_by))
     # in a run all else is made from the base, and its cards repeat what the base says
     stated = {"base": details.licences["base"]} if "base" in details.licences else details.licences
     facts += [Fact(f"licence of {name}", f"{licence} (as its folder states)") for name, licence in stated.items()]

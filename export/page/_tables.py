@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from export.checks import Measurement
-from export.compare import Comparison, Verdict, overall
+from export.compare import AS_TRAINED, Comparison, Verdict, overall
 from export.page._charts import limit_strip
 from export.report import Report, SubjectRecord, files_of, measured_of, reference_of
 from export.wording.sentences import Units, strip_of, units_of
@@ -87,7 +87,7 @@ class Step(NamedTuple):
 
 
 def subject_table(report: Report) -> Table:
-    """Every subject's measurements: base, adapter and merged model first, then the files."""
+    """Every subject's measurements: base, model as trained and merged model first, then the files."""
     checks = in_column_order(list(dict.fromkeys(m.check for m in report.measurements)))
     return _table(report, checks, from_base_to_files(report.subjects))
 
@@ -155,7 +155,7 @@ def _notes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
 
 def from_base_to_files(subjects: Sequence[SubjectRecord]) -> list[SubjectRecord]:
     """The order in which they were made; the report's own order has the reference first."""
-    first = {"base": 0, "adapter": 1, "merged": 2}
+    first = {"base": 0, **dict.fromkeys(AS_TRAINED, 1), "merged": 2}
     if not subjects or subjects[0].name != "merged":
         return list(subjects)
     return sorted(subjects, key=lambda subject: first.get(subject.name, 3))
@@ -164,11 +164,13 @@ def from_base_to_files(subjects: Sequence[SubjectRecord]) -> list[SubjectRecord]
 def _role(subject: SubjectRecord, report: Report) -> str:
     """What a subject is, in a few words."""
     is_run = reference_of(report) == "merged"
-    if is_run and subject.name in ("base", "adapter", "merged"):
+    if is_run and subject.name in ("base", *AS_TRAINED, "merged"):
+        whole = any(other.name == "trained" for other in report.subjects)
         return {
             "base": "before fine-tuning",
             "adapter": "the base with the adapter beside it",
-            "merged": "the adapter merged in: the reference",
+            "trained": "all weights as they were trained (full fine-tuning)",
+            "merged": f"{'the trained weights in 16 bits' if whole else 'the adapter merged in'}: the reference",
         }[subject.name]
     kind = "GGUF file" if subject.engine == "llama_cpp" else "model folder"
     if subject.engine == "hf" and any(name.startswith("int") for name in subject.tensor_types):

@@ -38,6 +38,7 @@ _UNITS: Mapping[str, Unit] = {
     "nats": Unit(1, "nats", None),
     "perplexity": Unit(1, "", 3),
     "tokens/s": Unit(1, "tokens/s", 1),
+    "tokens": Unit(1, "tokens", 1),
     "×": Unit(1, "×", 2),
 }
 
@@ -65,6 +66,12 @@ _NAMES: Mapping[str, str] = {
     "rouge_l": "ROUGE-L",
     "chrf": "chrF",
     "length_ratio": "length beside the reference",
+    "thinking_closed": "thoughts closed by the model",
+    "thinking_cut": "thoughts cut by the budget",
+    "thinking_stopped": "turns ended within the thought",
+    "thinking_none": "answers without a thought",
+    "thinking_tokens": "length of thoughts",
+    "thinking_waits": "waits used",
     "stops": "stops",
     "ends_without_loop": "no loop",
     "no_template_leak": "no template token",
@@ -97,6 +104,7 @@ _TASK_DETAILS = (
     *("label_likelihood_per_token", "label_macro_f1", "label_given", "number_given", "fields_row_f1", "slot_f1"),
     *("slot_precision", "slot_recall", "fields_json", "fields_schema", "refusal", "in_scope_answered"),
     *("quote_in_context", "chrf", "length_ratio"),
+    *("thinking_closed", "thinking_cut", "thinking_stopped", "thinking_none", "thinking_tokens", "thinking_waits"),
 )
 
 # The subject table's columns from left to right; a check that is not named here stands before the resources.

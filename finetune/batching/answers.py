@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time
 from typing import Any, NamedTuple
 
-from export.chat import THINK_END
 from export.checks import read_json
 from export.errors import DataError
 from export.frozen import Frozen
+from export.thought import answer_behind_thought
 from finetune.batching.settings import BatchSettings
 
 
@@ -97,7 +97,7 @@ class Writer:
         if not self._parse_json:
             return Written(self._line(fields, {names.answer: text, names.stopped: stopped}), tally)
         # what a thinking model says to itself is no part of the value
-        answer = read_json(text.rpartition(THINK_END)[2])
+        answer = read_json(answer_behind_thought(text))
         plain = answer.plain
         readable = answer.has_value and _is_finite(plain)
         value = plain if readable else text

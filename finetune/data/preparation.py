@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from export.chat import Conversation
 from export.errors import DataError
+from export.thought import answer_behind_thought
 from finetune.data.account import DataReport, SplitCounts, SplitName
 from finetune.data.contract import clauses
 from finetune.data.draw import drawn
@@ -266,7 +267,7 @@ def _outside_labels(intake: Intake, chosen: ChosenTemplate) -> tuple[int, tuple[
     count = 0
     examples: list[str] = []
     for line in intake.lines():
-        if (answer := line.conversation.answer.strip()) not in labels:
+        if (answer := answer_behind_thought(line.conversation.answer).strip()) not in labels:
             count += 1
             if len(examples) < EXAMPLES:
                 examples.append(f"{line.origin}: {answer[:60]!r}")

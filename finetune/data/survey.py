@@ -94,7 +94,7 @@ class Survey:
         """Counts what a kept row holds."""
         turns = [message for message in conversation.messages if message.role != "system"]
         self._turns.append(min(len(turns), 2**16 - 1))
-        answers = sum(message.role == "assistant" for message in turns)
+        answers = sum(message.role == "assistant" for message in turns) - encoded.turns_without_thought
         ended = _scored_ends(encoded, tokenizer.eos_token_id)
         self.assistant_turns += answers
         self.ended_turns += min(ended, answers)

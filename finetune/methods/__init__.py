@@ -4,7 +4,7 @@ What all of them share is named here: the file it stands in begins with an under
 package is a method.
 """
 
-from finetune.methods._base import Adapter, LossPoint, Method
+from finetune.methods._base import Adapter, FullModel, LossPoint, Method, TrainingResult
 from finetune.methods._footprint import Footprint, LoraSize
 
-__all__ = ["Adapter", "Footprint", "LoraSize", "LossPoint", "Method"]
+__all__ = ["Adapter", "Footprint", "FullModel", "LoraSize", "LossPoint", "Method", "TrainingResult"]

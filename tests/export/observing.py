@@ -3,16 +3,23 @@
 from export.checks import Item, ItemObservation, Items, Observation
 
 
-def work(references, *, contexts=None, option_ids=(), labels=(), options=()):
+def work(references, *, contexts=None, option_ids=(), labels=(), options=(), thinking_budget=None):
     """Held-out rows whose references these are."""
     items = tuple(
         Item(ids=(1, 2), scored=(1,), prompt=(1,), answer=reference, context=context, options=option_ids)
         for reference, context in zip(references, contexts or [""] * len(references), strict=True)
     )
-    return Items(items=items, vocabulary_size=300, max_new_tokens=8, labels=labels, options=options)
+    return Items(
+        items=items,
+        vocabulary_size=300,
+        max_new_tokens=8,
+        thinking_budget=thinking_budget,
+        labels=labels,
+        options=options,
+    )
 
 
-def seen(answers, *, log_probs=None):
+def seen(answers, *, log_probs=None, thoughts=None):
     """What a subject answered to them."""
     items = tuple(
         ItemObservation(
@@ -22,8 +29,11 @@ def seen(answers, *, log_probs=None):
             generated_tokens=1,
             finite=True,
             option_log_probs=of_options,
+            thought=thought,
         )
-        for answer, of_options in zip(answers, log_probs or [()] * len(answers), strict=True)
+        for answer, of_options, thought in zip(
+            answers, log_probs or [()] * len(answers), thoughts or [None] * len(answers), strict=True
+        )
     )
     return Observation(
         subject="x",
@@ -36,9 +46,10 @@ def seen(answers, *, log_probs=None):
     )
 
 
-def numbers(check, references, answers, *, log_probs=None, **of_work):
+def numbers(check, references, answers, *, log_probs=None, thoughts=None, **of_work):
     """The check's measurements by name."""
-    return {m.check: m for m in check.measure(work(references, **of_work), seen(answers, log_probs=log_probs))}
+    observed = seen(answers, log_probs=log_probs, thoughts=thoughts)
+    return {m.check: m for m in check.measure(work(references, **of_work), observed)}
 
 
 def scores(measured):

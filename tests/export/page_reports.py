@@ -87,9 +87,13 @@ def run_report(
     seen: Mapping[str, Observation] | None = None,
     checks: Sequence[object] = CHECKS,
     labels: tuple[str, ...] = (),
+    whole: bool = False,
 ) -> tuple[Report, Details]:
-    """A run's report and its details, as the pipeline would have them."""
+    """A run's report and its details, as the pipeline would have them; `whole`: all weights were trained."""
     seen = observations(expected, files) if seen is None else dict(seen)
+    if whole:
+        names = {name: "trained" if name == "adapter" else name for name in seen}
+        seen = {names[name]: one.model_copy(update={"subject": names[name]}) for name, one in seen.items()}
     items = items_of(expected).model_copy(update={"labels": labels})
     measured = {name: tuple(m for c in checks for m in c.measure(items, s)) for name, s in seen.items()}
     comparisons = compare_steps(measured, Gate(), four_bit_base=False, seed=0)
@@ -97,7 +101,12 @@ def run_report(
     losses = [{"step": step, "tokens": step, "loss": 3.0 / step, "valid_loss": None} for step in range(1, 60)]
     losses += [{"step": step, "tokens": step, "loss": None, "valid_loss": 3.2 / step} for step in (30, 59)]
     report = Report(
-        recipe={"name": "a run", "model": {"name": "starter"}, "data": {"path": "generated:cleaning_robot"}},
+        recipe={
+            "name": "a run",
+            "model": {"name": "starter"},
+            "data": {"path": "generated:cleaning_robot"},
+            "train": {"method": "full", "learning_rate": 1e-5} if whole else {"method": "sft", "lora": {"rank": 16}},
+        },
         environment={"python": "3.11.7", "processor": "a processor", "cores": 2, "packages": {"torch": "2.13.0"}},
         stages=(Manifest(stage="train", inputs={}, result={"losses": losses}, seconds=12.5),),
         subjects=tuple(record(name, s, verdicts.get(name)) for name, s in seen.items()),
@@ -144,7 +153,7 @@ def comparison_report(expected: Sequence[str]) -> tuple[Report, Details]:
 
 def record(name: str, seen: Observation, verdict: str | None) -> SubjectRecord:
     """A subject's entry, with a path like those of a run folder."""
-    folders = {"merged": "merged", "adapter": "adapter", "base": "/somewhere/base"}
+    folders = {"merged": "merged", "adapter": "adapter", "trained": "trained", "base": "/somewhere/base"}
     folder = f"export/{name.replace('/', '-')}"
     file = f"{folder}/model.gguf" if name.startswith("gguf") else folder
     return SubjectRecord(

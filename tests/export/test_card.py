@@ -231,3 +231,26 @@ def test_a_card_is_no_part_of_the_model_it_tells_of(tiny_model, tmp_path):
         assert not (out / "README.md").exists()
     finally:
         (tiny_model.folder / "README.md").unlink()
+
+
+def test_a_card_says_how_the_model_was_trained(report):
+    adapter = card(report, _subject(report, "merged"), Background())
+    assert "with the fine-tuned adapter merged into its weights" in adapter
+    assert "- trained by: LoRA: an adapter, rank 16" in adapter
+    whole, _ = run_report(EXPECTED, whole=True)
+    for name in ("merged", "gguf/q4_k_m"):
+        text = card(whole, _subject(whole, name), Background())
+        assert "- trained by: full fine-tuning: all weights were trained, in float32; learning rate 1.0×10⁻⁵" in text
+        assert "adapter" not in text
+        assert _subject(whole, "trained").sha256 in text.partition("## Made from\n")[2]
+    merged = card(whole, _subject(whole, "merged"), Background())
+    assert "The base model after full fine-tuning" in merged
+    assert "The change is from the model as it was trained." in merged
+    # the step from trained to merged is in its figures
+    assert any(row[-2].strip() == "pass" for row in _rows(merged, "Measured, before and after"))
+
+
+def test_a_card_says_to_what_thoughts_were_held(report):
+    budgeted = _with(report, check={"thinking_budget": {"max_thinking_tokens": 512, "waits": 2}})
+    said = card(budgeted, budgeted.subjects[0], Background()).partition("## Not measured\n")[2]
+    assert "greedy, with thoughts of at most 512 tokens, made to go on up to 2 times where they ended early" in said

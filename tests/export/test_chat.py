@@ -83,8 +83,44 @@ def test_without_thinking_the_empty_think_block_is_the_prompts(content: str) -> 
 def test_with_thinking_the_reasoning_is_the_models() -> None:
     tokenizer = build_tokenizer("thinking")
     thought = "<think>\nthe hall is near\n</think>\n\nI clean the hall."
-    item = conversation("Hello", thought, "again", thought)
-    assert scored_runs(tokenizer, item, thinking=True) == ["I clean the hall." + END, thought + END]
+    assert scored_runs(tokenizer, conversation("Hello", thought), thinking=True) == [thought + END]
+
+
+def test_an_earlier_turn_whose_thought_the_template_leaves_out_is_context() -> None:
+    # to learn what is left of it would be to learn to answer without a thought
+    tokenizer = build_tokenizer("thinking")
+    thought = "<think>\nthe hall is near\n</think>\n\nI clean the hall."
+    item = conversation("Hello", thought, "again", "plainly", "and now?", thought)
+    assert scored_runs(tokenizer, item, thinking=True) == ["plainly" + END, thought + END]
+    encoded = encode(tokenizer, item, thinking=True)
+    assert encoded.turns_without_thought == 1
+    assert "I clean the hall." in tokenizer.decode(encoded.ids)
+    # while thinking is off nobody is to think, and a template that shows every thought leaves nothing out
+    answered = conversation("Hello", thought, "again", "plainly")
+    assert scored_runs(tokenizer, answered) == ["I clean the hall." + END, "plainly" + END]
+    plain = build_tokenizer("plain")
+    assert scored_runs(plain, item, thinking=True) == [thought + END, "plainly" + END, thought + END]
+
+
+@pytest.mark.parametrize("template", ["plain", "thinking"])
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("thought", ["", "<think>\nthe hall is near\n</think>\n\n"])
+def test_what_is_asked_is_the_beginning_of_what_is_trained_on(template: Any, thinking: bool, thought: str) -> None:
+    tokenizer = build_tokenizer(template)
+    item = conversation("Hello", f"{thought}first", "again", f"{thought}I clean the hall.")
+    if thought and not thinking and template == "thinking":
+        with pytest.raises(DataError, match="set thinking to true"):
+            encode(tokenizer, item, thinking=thinking)
+        return
+    encoded = encode(tokenizer, item, thinking=thinking)
+    prompt = encode_prompt(tokenizer, item.prompt, thinking=thinking)
+    assert encoded.ids[: len(prompt)] == prompt
+    written = tokenizer.decode(encoded.ids[len(prompt) : encoded.scored_positions[-1] + 1])
+    # with thinking on, the block is the model's to write, empty or not; off, the prompt holds it
+    empty = EMPTY_THOUGHT if template == "thinking" and thinking and not thought else ""
+    assert written == f"{empty}{thought}I clean the hall.{END}"
+    whole = tokenizer(render(tokenizer, item.messages, thinking=thinking, open_turn=False))["input_ids"]
+    assert list(encoded.ids) == whole
 
 
 def test_with_thinking_an_answer_that_is_part_of_the_think_block_is_found() -> None:

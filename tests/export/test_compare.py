@@ -737,3 +737,16 @@ def test_a_divergences_interval_stays_where_it_can_be():
     }
     assert found["kl_mean"][0] >= 0
     assert found["same_top_token"][1] <= 0
+
+
+def test_a_model_that_was_trained_whole_is_what_its_16_bits_are_held_against():
+    measured = {
+        "merged": [_scores("merged", [1] * 300)],
+        "base": [_scores("base", [0] * 300), _divergence("base", [3.0] * 300)],
+        "trained": [_scores("trained", [1] * 300), _divergence("trained", [0.5] * 300)],
+    }
+    found = compare_steps(measured, Gate(), four_bit_base=False, seed=0)
+    steps = {(c.before, c.after) for c in found}
+    assert steps == {("base", "merged"), ("trained", "merged")}
+    (divergence,) = (c for c in found if c.check == "kl_mean" and c.before == "trained")
+    assert (divergence.limit, divergence.verdict) == (Gate().from_6_bits.kl_mean, "fail")

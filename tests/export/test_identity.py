@@ -51,8 +51,13 @@ def test_honest_files_pass(architecture: tiny_models.Architecture, tied: bool, t
         found = findings(path, made.folder, items=items)
         assert set(found) >= ALL_OF_A_GGUF
         assert [finding for finding in found.values() if not finding.ok] == []
-        assert "26 texts of conversations and 3 held-out rows" in found["token ids"].found
-    assert failed(made.q4_k_m, made.folder, thinking=True) == {}
+        # with thinking off, a template with a thinking mode shows no thoughts: two conversations cannot be trained on
+        asked, refused = (26, "2 conversations are refused") if template is THINKING else (30, "")
+        assert f"{asked} texts of conversations and 3 held-out rows" in found["token ids"].found
+        assert refused in found["token ids"].note
+    thinking = findings(made.q4_k_m, made.folder, items=items, thinking=True)
+    assert [finding for finding in thinking.values() if not finding.ok] == []
+    assert "30 texts of conversations" in thinking["token ids"].found
 
 
 def test_a_template_that_refuses_system_prompts_is_asked_the_rest(tmp_path: Path) -> None:
@@ -235,7 +240,7 @@ def test_the_first_differing_token_is_shown_with_both_ids_and_texts(made: Made, 
     ids = ids_of(made)
     assert found.found == f"at position 0: id {ids['<|im_end|>']} '<|im_end|>'"
     assert found.expected == f"id {ids['<|im_start|>']} '<|im_start|>'"
-    assert "26 of 26 texts" in found.note
+    assert "30 of 30 texts" in found.note
     assert "the first is 'one turn without a system prompt'" in found.note
 
 
@@ -276,7 +281,7 @@ def test_another_source_that_writes_the_same_is_no_failure(made: Made, tmp_path:
     path = rewrite_gguf(made.f16, tmp_path / "x-f16.gguf", set_key("tokenizer.chat_template", PLAIN + "{# hello #}"))
     found = findings(path, made.folder)
     assert all(finding.ok for finding in found.values())
-    assert "another source, which writes all 26 texts" in found["chat template"].note
+    assert "another source, which writes all 30 texts" in found["chat template"].note
 
 
 def test_padding_beyond_the_real_ids_is_allowed_and_said(made: Made) -> None:

@@ -485,3 +485,17 @@ def test_details_are_gathered_from_what_a_run_has_in_hand(tmp_path):
 def test_a_licence_is_what_the_folder_states(file, content, licence, tmp_path):
     (tmp_path / file).write_text(content, encoding="utf-8")
     assert licence_of(tmp_path) == licence
+
+
+def test_the_page_of_full_fine_tuning_speaks_of_no_adapter():
+    report, details = run_report(EXPECTED, whole=True)
+    report = report.model_copy(update={"merge_candidates": ()})
+    text = render(report, details)
+    assert "adapter" not in text
+    assert "all weights as they were trained (full fine-tuning)" in text
+    assert "the trained weights in 16 bits: the reference" in text
+    assert "full fine-tuning: all weights were trained, in float32" in text
+    assert (
+        "the merged model stays within what it may lose against the model as it was trained"
+        in decide(report.model_copy(update={"verdict": "pass"})).sentence
+    )

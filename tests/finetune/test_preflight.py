@@ -1,6 +1,7 @@
 """What is wrong with a recipe is found before anything is loaded, all of it at once, and what was looked at is said."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from export.errors import RecipeError
 from finetune import cli
+from finetune.hub import resolve_model
 from finetune.preflight import ROWS_LOOKED_AT, inspect
 from finetune.recipe import load
+from tests.export.chat_tokenizers import THINKING
 from tests.finetune.data.test_sources import write
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +148,36 @@ def test_the_command_says_all_of_it_and_ends_with_2(work, capsys):
     (work / "rows.jsonl").write_text(json.dumps({"question": "x"}), encoding="utf-8")
     assert cli.main(["validate", "recipe.yaml", "--set", "model.name=./nothing"]) == 2
     assert "has 2 problems:\n  data: " in capsys.readouterr().err
+
+
+def test_thinking_that_a_template_ignores_is_told(work, capsys):
+    assert not any(line.startswith("thinking:") for line in _inspect(work))
+    (told,) = [line for line in _inspect(work, "model.thinking=true") if line.startswith("thinking:")]
+    assert "asked for, and ignored" in told
+    assert "has no thinking mode" in told
+    # by a run as well, which reads no lines of the inspection
+    overrides = ["--set", "model.thinking=true", "--set", "data.contract.overlap_near_share=null"]
+    assert cli.main(["data", "recipe.yaml", *overrides]) == 0
+    assert "thinking: asked for, and ignored" in capsys.readouterr().out
+
+
+def test_thinking_that_a_template_knows_is_not(work):
+    folder = _starter_with(work, THINKING)
+    assert not any(
+        line.startswith("thinking:") for line in _inspect(work, f"model.name={folder}", "model.thinking=true")
+    )
+
+
+def test_a_budget_for_thoughts_that_a_template_closes_is_refused_before_anything_is_trained(work, capsys):
+    folder = _starter_with(work, THINKING)
+    arguments = ["--set", f"model.name={folder}", "--set", "check.thinking_budget={max_thinking_tokens: 9}"]
+    assert cli.main(["data", "recipe.yaml", *arguments]) == 2
+    assert "Set model.thinking to true" in capsys.readouterr().err
+    assert cli.main(["data", "recipe.yaml", *arguments, "--set", "model.thinking=true"]) == 0
+
+
+def _starter_with(work, template):
+    folder = work / "starter"
+    shutil.copytree(resolve_model("starter", revision=None, offline=True), folder)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder

@@ -206,7 +206,7 @@ def test_an_override_of_odd_text_is_refused(tmp_path, override):
 def test_the_table_lists_every_step_and_whether_it_is_on():
     rows = [line.split(" | ") for line in recipe_table().splitlines()[2:]]
     by_key = {row[0].strip("| `"): row[1] for row in rows}
-    asked_for = {"label", "number", "fields", "span", "overlap"}
+    asked_for = {"label", "number", "fields", "span", "overlap", "thinking"}
     for package, section in (("formats", "export"), ("checks", "check.measures")):
         for name in names(f"export.{package}"):
             on = section == "check.measures" and name not in asked_for
@@ -232,3 +232,71 @@ def test_a_schemas_path_is_the_recipes_and_an_inline_one_stays(tmp_path, monkeyp
     assert here.check.measures.fields.json_schema == str(tmp_path / "sub/answer.json")
     inline = load(_recipe(tmp_path), ["check.measures.fields.json_schema={type: object}"])
     assert inline.check.measures.fields.json_schema == {"type": "object"}
+
+
+def test_training_is_lora_unless_another_method_is_named(tmp_path):
+    assert load(_recipe(tmp_path)).train.method == "sft"
+    assert load(_recipe(tmp_path), ["train={}"]).train.lora.rank == 16
+    full = load(_recipe(tmp_path, GOOD.replace("train: {learning_rate: 2e-4}", "train: {method: full}")))
+    assert (full.train.method, full.train.learning_rate) == ("full", 1e-5)
+
+
+def test_mistakes_in_training_are_told_without_the_methods_name_in_their_place(tmp_path):
+    text = GOOD.replace("train: {learning_rate: 2e-4}", "train: {method: full, lora: {rank: 4}, epochs: many}")
+    told = _mistakes(tmp_path, text)
+    assert "train.lora: there is no such key." in told
+    assert "freeze_embeddings" in told
+    assert "train.epochs: " in told
+    assert "full.epochs" not in told
+    told = _mistakes(tmp_path, GOOD, ["train.method=fall"])
+    assert "train.method: there is no method called 'fall'. Did you mean 'full'? Known: full, sft." in told
+    assert "train: expected keys and values; found 3" in _mistakes(tmp_path, GOOD, ["train=3"])
+
+
+def test_the_table_says_which_training_keys_are_whose():
+    rows = {row.split(" | ")[0].strip("| `"): row for row in recipe_table().splitlines()}
+    assert "| `sft` |" in rows["train.method"]
+    assert "`0.0002` (sft), `1e-05` (full)" in rows["train.learning_rate"]
+    assert "Only for full." in rows["train.freeze_embeddings"]
+    assert "Only for sft." in rows["train.lora.rank"]
+    assert "Only" not in rows["train.epochs"]
+    assert "| `None` |" in rows["check.thinking_budget"]
+    assert "| needed |" in rows["check.thinking_budget.max_thinking_tokens"]
+
+
+def test_a_measure_of_thoughts_needs_a_budget_for_them(tmp_path):
+    told = _mistakes(tmp_path, GOOD, ["check.measures.thinking={}"])
+    assert "measures.thinking tells what became of thoughts under thinking_budget, which is not set" in told
+    budget = "check.thinking_budget={max_thinking_tokens: 64, waits: 1}"
+    recipe = load(_recipe(tmp_path), ["check.measures.thinking={}", budget])
+    assert recipe.check.thinking_budget.wait == "Wait"
+    assert "check.thinking_budget.max_thinking_tokens: this key is needed" in _mistakes(
+        tmp_path, GOOD, ["check.thinking_budget={waits: 1}"]
+    )
+    assert "check.thinking_budget.end" in _mistakes(
+        tmp_path, GOOD, ["check.thinking_budget={max_thinking_tokens: 9, end: ' '}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "valid"),
+    [
+        ("{}", True),
+        ("{lora: {rank: 4}}", True),
+        ("{method: sft, quantization: nf4}", True),
+        ("{method: full, freeze_embeddings: true}", True),
+        ("{method: full, lora: {rank: 4}}", False),
+        ("{freeze_embeddings: true}", False),
+        ("{method: other}", False),
+    ],
+)
+def test_an_editors_schema_takes_what_a_recipe_takes(tmp_path, train, valid):
+    from jsonschema import Draft202012Validator
+
+    text = f"name: test\ndata: {{path: rows.jsonl, template: question_answer}}\ntrain: {train}\n"
+    content = parse_yaml(text, "test")
+    assert Draft202012Validator(json_schema()).is_valid(content) is valid
+    if valid:
+        load(_recipe(tmp_path, text))
+    else:
+        _mistakes(tmp_path, text)

@@ -19,6 +19,7 @@ from finetune.pipeline import Run
 from finetune.preflight import inspect
 from finetune.recipe import CheckSettings, load
 from finetune.subjects import items_of
+from tests.export.chat_tokenizers import build_tokenizer
 
 LABELS = ("yes", "no", "maybe so")
 TEMPLATE = """\
@@ -102,6 +103,24 @@ def test_no_check_that_is_not_named_costs_anything(rows, model):
     assert asked.options == LABELS
     longest = max(len(option) for option in asked.items[0].options)
     assert asked.context_tokens > len(asked.items[0].prompt) + longest
+
+
+def test_a_budget_for_thoughts_is_no_use_where_the_template_closes_them():
+    answer = "<think>\n2\n</think>\n\nyes"
+    said = (Message(role="user", content="Is 2 even?"), Message(role="assistant", content=answer))
+    settings = CheckSettings.model_validate({"thinking_budget": {"max_thinking_tokens": 9}, "max_new_tokens": 3})
+
+    def items(tokenizer, *, thinking):
+        item = [Conversation(messages=said)]
+        return items_of(item, tokenizer, settings, seed=0, thinking=thinking, system_prompt=None)
+
+    with pytest.raises(RecipeError, match=r"model\.thinking to true"):
+        items(build_tokenizer("thinking"), thinking=False)
+    # where the template has no thinking mode, the thought is the row's own
+    for tokenizer, thinking in ((build_tokenizer("thinking"), True), (build_tokenizer("plain"), False)):
+        made = items(tokenizer, thinking=thinking)
+        assert made.thinking_budget == settings.thinking_budget
+        assert (made.expected(), made.items[0].answer) == (["yes"], answer)
 
 
 def test_a_run_measures_the_labels_of_its_template(rows, model, tmp_path):

@@ -64,10 +64,12 @@ def train(folder: Path) -> Trained:
     with pytest.MonkeyPatch.context() as patch:
         _keep_checkpoints(patch, folder / "checkpoints")
         run.until("quantize")
+    adapter = run.trained
+    assert isinstance(adapter, Adapter)
     checkpoints = {int(path.name.partition("-")[2]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
     return Trained(
         base=run.base,
-        adapter=run.adapter,
+        adapter=adapter,
         checkpoints=dict(sorted(checkpoints.items())),
         merged=run.merged,
         exports={model.subject: model for model in run.exports},

@@ -95,3 +95,12 @@ def test_personal_data_is_counted_by_kind_and_a_url_alone_names_nobody():
     counts = {count.kind: (count.rows, count.findings) for count in survey.personal_counts()}
     assert counts == {"email": (1, 2), "url": (2, 2)}
     assert (survey.personal_rows, survey.looked_through) == (1, 2)
+
+
+def test_a_turn_that_is_context_is_not_asked_for_its_end():
+    tokenizer = build_tokenizer("thinking")
+    thought = "<think>\nthe hall is near\n</think>\n\nI clean the hall."
+    item = conversation("Hello", thought, "again", thought)
+    survey = Survey(max_tokens=64)
+    survey.kept(item, encode(tokenizer, item, thinking=True), "rows, line 1", tokenizer)
+    assert (survey.assistant_turns, survey.ended_turns) == (1, 1)

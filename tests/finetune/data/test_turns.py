@@ -141,3 +141,21 @@ def test_pick_says_which_field_has_no_word() -> None:
         pick({"a": 3}, ["a"], words)
     with pytest.raises(ValueError, match="the field 'd' is missing"):
         pick({"a": 1}, ["d"], words)
+
+
+def test_a_label_may_stand_behind_a_thought() -> None:
+    from types import SimpleNamespace
+
+    from export.chat import Conversation, Message
+    from finetune.data.preparation import _outside_labels
+
+    answers = ["yes", "<think>\nno, wait\n</think>\n\nno", "<think>yes</think>perhaps", "<think>yes"]
+    lines = [
+        SimpleNamespace(
+            conversation=Conversation(messages=(Message(role="assistant", content=answer),)), origin=f"line {number}"
+        )
+        for number, answer in enumerate(answers, start=1)
+    ]
+    intake = SimpleNamespace(lines=lambda: iter(lines))
+    chosen = SimpleNamespace(template=template(labels=["yes", "no"]))
+    assert _outside_labels(intake, chosen) == (2, ("line 3: 'perhaps'", "line 4: ''"))  # type: ignore[arg-type]
