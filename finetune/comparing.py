@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from export.chat_template import thinking_is_ignored
+from export.categories import by_category
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items
 from export.compare import Gate, compare_against
@@ -85,6 +86,7 @@ def compare_files(
         measurements=judged.measured.all(),
         comparisons=judged.comparisons,
         findings=judged.findings,
+        by_category=by_category(judged.measured),
         safety=judged.safety,
         verdict=judged.verdict,
     )
