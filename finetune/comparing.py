@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from export.chat_template import thinking_is_ignored
 from export.categories import by_category
+from export.chat_template import thinking_is_ignored
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items
 from export.compare import Gate, compare_against
