@@ -12,7 +12,7 @@ from export.report import Report, held_out_rows, scored_tokens
 from export.retained import Retained
 from export.wording.sentences import comparison_sentence, finding_sentence, units_of
 from export.wording.table import category_lines, table
-from export.wording.values import all_alike
+from export.wording.values import all_alike, check_name
 
 if TYPE_CHECKING:
     from finetune.sweep import SweepReport
@@ -105,14 +105,23 @@ def _remarks(report: Report) -> list[str]:
             for fallback in subject.fallbacks
         ]
     lines += [line for kept in report.retained if (line := _kept(kept))]
-    units = units_of(report)
-    lines += [
-        comparison_sentence(c, units, verdict=True) for c in report.comparisons if c.verdict not in ("pass", None)
-    ]
+    lines += _not_passed(report)
     if report.safety is not None:
         lines += [_lost(item) for item in report.safety.lost]
     # spaces that do not break are for pages: nobody could search the line for what it says
     return [line.replace("\u00a0", " ") for line in lines]
+
+
+def _not_passed(report: Report) -> list[str]:
+    """Each comparison that did not pass; checks of which the very same is to be said stand in one line."""
+    units = units_of(report)
+    alike: dict[str, list[str]] = {}
+    for comparison in report.comparisons:
+        if comparison.verdict not in ("pass", None):
+            name = check_name(comparison.check)
+            sentence = comparison_sentence(comparison, units, verdict=True)
+            alike.setdefault(sentence.replace(f": {name}: ", ": \0: ", 1), []).append(name)
+    return [sentence.replace("\0", ", ".join(names)) for sentence, names in alike.items()]
 
 
 def _lost(item: LostSafetyItem) -> str:

@@ -145,3 +145,17 @@ def test_a_small_divergence_is_never_printed_as_nothing(tmp_path, capsys):
 def test_a_broken_file_is_told_by_its_own_message_alone():
     found = Finding(what="file", subject="x", ok=False, found="x.gguf is cut short. Copy it again.", expected="whole")
     assert finding_sentence(found) == "x: x.gguf is cut short. Copy it again."
+
+
+def test_checks_of_which_the_same_is_to_be_said_stand_in_one_line(tmp_path, capsys):
+    def scores(subject, values):
+        checks = ("fields_json", "fields_schema")
+        return [measurement(c, subject, [[v] for v in values], unit="share", higher_is_better=True) for c in checks]
+
+    measured = {"merged": scores("merged", [1.0] * 30), "gguf/q8_0": scores("gguf/q8_0", [1.0] * 30)}
+    comparisons = compare_steps(measured, Gate(), four_bit_base=False, seed=0)
+    report = _report(measured).model_copy(update={"comparisons": comparisons, "verdict": "cannot tell"})
+    show_report(report, tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("gguf/q8_0 against merged") == 1
+    assert "gguf/q8_0 against merged: JSON, by the schema: cannot tell; 0.00 points" in printed
