@@ -300,15 +300,11 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
 
 def test_training_sees_the_turn_end_and_nothing_of_the_prompt(work, model):
     from export.chat_tokenizer import load_tokenizer
-    from finetune.methods.sft import IGNORED, Sft
+    from finetune.methods._supervised import IGNORED, dataset
 
     tokenizer = load_tokenizer(model)
     messages = (chat.Message(role="user", content="Hi?"), chat.Message(role="assistant", content="Yes."))
-
-    class Base:
-        thinking = False
-
-    (row,) = Sft()._dataset(tokenizer, [chat.Conversation(messages=messages)], Base())
+    (row,) = dataset(tokenizer, [chat.Conversation(messages=messages)], thinking=False)
     learned = [token for token in row["labels"] if token != IGNORED]
     assert tokenizer.decode(learned) == "Yes.<|im_end|>"
     assert tokenizer.pad_token_id not in learned

@@ -70,7 +70,8 @@ sys.exit(3)
 def test_an_interrupted_cell_lets_the_process_end_as_ctrl_c_does(tmp_path, monkeypatch):
     ended = tmp_path / "ended"
     child = f"""
-import pathlib, time
+import pathlib, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit that it is ignored
 try:
     print("working", flush=True)
     time.sleep(60)
