@@ -108,7 +108,8 @@ _TASK_DETAILS = (
 )
 
 # The subject table's columns from left to right; a check that is not named here stands before the resources.
-_ORDER = ("exact_match", *TASK_SCORES[:-1], *_TASK_DETAILS, "safety", "perplexity", "kl_mean", "same_top_token")
+_SCORES = ("exact_match", *TASK_SCORES[:-1])
+_DETAILS = (*_TASK_DETAILS, "safety", "perplexity", "kl_mean", "same_top_token")
 _BEHAVIOUR = ("stops", "ends_without_loop", "no_template_leak", "finite", "valid_format")
 _RESOURCES = ("size_bytes", "peak_memory_bytes", "tokens_per_second")
 _DIVERGENCE_DETAILS = ("kl_median", "kl_percentile_99", "kl_max")
@@ -133,9 +134,10 @@ def main_score(checks: Collection[str]) -> str | None:
 
 def in_column_order(checks: Sequence[str]) -> list[str]:
     """The checks that the subject table has columns for, in order."""
-    elsewhere = (*_ORDER, *_RESOURCES, *_DIVERGENCE_DETAILS, *_BEHAVIOUR)
+    beside = [check for check in checks if read_name(check).companion]  # both scores are to be seen at once
+    elsewhere = (*_SCORES, *beside, *_DETAILS, *_RESOURCES, *_DIVERGENCE_DETAILS, *_BEHAVIOUR)
     middle = [check for check in checks if check not in elsewhere]
-    return [check for check in (*_ORDER, *middle, *_RESOURCES) if check in checks]
+    return [check for check in (*_SCORES, *beside, *_DETAILS, *middle, *_RESOURCES) if check in checks]
 
 
 def of_behaviour(checks: Sequence[str]) -> list[str]:

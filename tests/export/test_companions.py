@@ -13,6 +13,7 @@ from export.compare import Gate, compare_steps, worst_by_subject
 from export.engines import Subject
 from export.measure import Candidate, Measured
 from export.page import render
+from export.page._tables import subject_table
 from export.report import held_out_rows, write
 from export.subjects import Described
 from export.wording.table import category_lines, table
@@ -94,6 +95,8 @@ def test_both_scores_stand_in_one_table_and_the_rows_are_still_those_of_the_doma
     assert by_name["base"][-3] == "-"
     more = report.model_copy(update={"measurements": (*report.measurements, _many("general/exact_match"))})
     assert held_out_rows(more) == 40
+    columns = [column.check for column in subject_table(report).columns]
+    assert columns[:4] == ["exact_match", "general/exact_match", "general/perplexity", "perplexity"]
     assert "general: exact match" in render(report, details)
 
 
