@@ -147,7 +147,8 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
     else:
         reference = Reference(request.reference)
         scores = _scores(engine, work, tell, reference)
-    options = [option_log_probs(engine, item.prompt, item.options) for item in work.items]
+    options = _options(engine, work, tell)
+    tell(f"answering {len(work.items) + len(work.safety)} prompts")
     answers = _answers(engine, work, [item.prompt for item in work.items], request.tokenizer)
     safety = _answers(engine, work, [item.prompt for item in work.safety], request.tokenizer) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
@@ -241,6 +242,16 @@ class _Answer(NamedTuple):
     ids: tuple[int, ...]
     stopped: bool
     thought: Thought | None
+
+
+def _options(engine: Engine, work: Items, tell: Callable[[str], None]) -> list[tuple[float, ...]]:
+    """How probable each item's options are to the model: a run of it for nearly every option."""
+    found: list[tuple[float, ...]] = []
+    for item in work.items:
+        found.append(option_log_probs(engine, item.prompt, item.options))
+        if item.options:
+            tell(f"the options of {len(found)} of {len(work.items)} rows scored")
+    return found
 
 
 def _answers(engine: Engine, work: Items, prompts: list[tuple[int, ...]], tokenizer: Path) -> list[_Answer]:
