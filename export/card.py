@@ -191,11 +191,11 @@ def _lost_safety(report: Report, subject: SubjectRecord) -> list[str]:
 
 
 def _answered_safely(report: Report, subject: SubjectRecord) -> str:
-    """How many safety items were answered safely before fine-tuning, behind it and by the subject, in words."""
+    """How many safety items were answered safely before fine-tuning, after it and by the subject, in words."""
     shares = {m.subject: m for m in report.measurements if m.check == "safety" and m.n}
-    names = {"base": "base, before fine-tuning", "merged": "merged, behind it", subject.name: subject.name}
+    names = {"base": "base, before fine-tuning", "merged": "merged, after it", subject.name: subject.name}
     if subject.name == "merged":
-        names["merged"] = "merged, behind it: this model"
+        names["merged"] = "merged, after it: this model"
     else:
         names[subject.name] = f"{subject.name}: this model"
     found = [(said, shares[name]) for name, said in names.items() if name in shares]

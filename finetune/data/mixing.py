@@ -52,12 +52,20 @@ def share_of(mixed: Splits) -> float:
 
 
 def account(mixed: Splits, general: Splits, asked: float) -> str:
-    """What was mixed in, in a line; says so where the general rows did not suffice."""
+    """What was mixed in, in a line; says so where the general rows did not suffice.
+
+    Of a domain with long prompts and answers of a letter, a tenth of the tokens can be most of those that carry loss.
+    """
     added = mixed.general or SplitCounts(rows=0, groups=0, tokens=0, scored_tokens=0)
     line = (
-        f"{added.rows:,} general rows mixed in: {added.tokens:,} of {mixed.train.tokens:,} training tokens, "
-        f"{share_of(mixed) * 100:.1f} %"
+        f"{added.rows:,} general rows mixed in, {_percent(added.rows, mixed.train.rows)} of the rows: {added.tokens:,} "
+        f"of {mixed.train.tokens:,} training tokens, {_percent(added.tokens, mixed.train.tokens)}, and "
+        f"{_percent(added.scored_tokens, mixed.train.scored_tokens)} of those that carry loss"
     )
     # where rows are left, the next one would have exceeded the share
     few = added.rows == general.train.rows and share_of(mixed) < asked
-    return f"{line} ({asked * 100:.3g} % were asked for: there are no more of them)" if few else line
+    return f"{line} ({asked * 100:.3g} % of the tokens were asked for: there are no more of them)" if few else line
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole * 100:.1f} %"

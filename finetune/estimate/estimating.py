@@ -71,8 +71,7 @@ def estimate(recipe: Recipe, hardware: Hardware, rows: RowLengths | None = None)
     model = architecture_of(recipe.model)
     footprint = footprint_of(recipe)
     rows = row_lengths(recipe, footprint.rows_per_pass) if rows is None else rows
-    longest = max(rows.longest_tokens, general.data.max_tokens if (general := recipe.general) and general.share else 0)
-    batch = Batch(rows=footprint.rows_per_pass, tokens_per_row=longest)
+    batch = Batch(rows=footprint.rows_per_pass, tokens_per_row=rows.longest_tokens)
     return Estimate(
         base=recipe.model.name,
         hardware=hardware,
@@ -121,10 +120,16 @@ def _work(model: Architecture, footprint: Footprint, rows: RowLengths, recipe: R
 
 
 def _disk_bytes(model: Architecture, footprint: Footprint, formats: Chosen[Format]) -> float:
-    """The base in 16 bits, the adapter with its last checkpoint and AdamW's moments, the merged folder, the exports."""
-    adapter = memory.trained_parameters(model, footprint) * 4
+    """The base in 16 bits, and the larger of two: what training leaves lying while it goes on, and what all ends with.
+
+    A checkpoint holds what is trained and AdamW's two moments of it, and the one before is still there while it is
+    written; checkpoints go when training is done. What was trained stays, in float32, beside the merged folder and the
+    exports.
+    """
+    trained = 4 * memory.trained_parameters(model, footprint)
     variants = [variant for step in formats.steps() for variant in step.variants()]
-    return 2 * model.parameters * 2 + 4 * adapter + sum(model.parameters * _bits_of(v) / 8 for v in variants)
+    exported = sum(model.parameters * _bits_of(variant) / 8 for variant in variants)
+    return 2 * model.parameters + max((2 * 3 + 1) * trained, trained + 2 * model.parameters + exported)
 
 
 def _bits_of(variant: str) -> float:

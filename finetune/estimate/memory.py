@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from export.frozen import Frozen
 from export.hardware import ComputeDtype
+from finetune.base_model import PLAIN_ATTENTION_TOKENS
 from finetune.estimate.architecture import Architecture
 from finetune.estimate.hardware import Hardware
 from finetune.methods import Footprint
@@ -26,8 +27,6 @@ _TILE_WORK_BYTES = 7 * _FLOAT32 + 1
 # How much more than its arrays a tile was seen to take on a processor, where freed blocks are kept and leave holes
 # (export.hardware.keep_freed_memory).
 _HOLES = 1.3
-# Rows of so many tokens or fewer are trained with plain attention on a processor (finetune.base_model).
-_PLAIN_ATTENTION_TOKENS = 128
 # Resident size of Python with torch, transformers, peft and trl, measured; and of a CUDA context with its libraries.
 _PROCESS_BYTES = {"cpu": 1_000_000_000, "gpu": 600_000_000}
 # Share of the sum by which a run's peak was seen to differ (tests/benchmarks/estimate.py); of GPUs it is a guess.
@@ -54,7 +53,7 @@ class Batch(Frozen):
 
 
 def training_parts(model: Architecture, footprint: Footprint, batch: Batch, hardware: Hardware) -> tuple[Part, ...]:
-    """The parts of a training's peak, which stands at the begin of the backward pass of the longest batch."""
+    """The parts of a training's peak, which stands at the beginning of the backward pass of the longest batch."""
     trained = trained_parameters(model, footprint)
     size = BYTES_OF[hardware.dtype]
     frozen = _held_weights(model, footprint, size) if footprint.lora is not None else 0.0
@@ -97,7 +96,7 @@ def block_bytes_per_token(model: Architecture, row_tokens: int, hardware: Hardwa
     if model.has_head_norms:
         norms += _FLOAT32 * (queries + model.key_value_size + model.heads + model.key_value_heads)
     inputs = s * hidden * (5 if is_mixed else 2)
-    plain = hardware.kind == "cpu" and row_tokens <= _PLAIN_ATTENTION_TOKENS
+    plain = hardware.kind == "cpu" and row_tokens <= PLAIN_ATTENTION_TOKENS
     if plain:
         weights = model.heads * row_tokens * (_FLOAT32 + (s if is_mixed else 0))
         attention = 4 * s * queries + weights

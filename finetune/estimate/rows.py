@@ -10,7 +10,7 @@ from pathlib import Path
 
 from export.chat import Conversation
 from export.frozen import Frozen
-from finetune.data import read_rows
+from finetune.data import DataSettings, read_rows
 from finetune.data.reading import choose_template
 from finetune.data.sources import Row
 from finetune.hub import is_on_a_hub, resolve_model
@@ -34,7 +34,8 @@ Counter = Callable[[str], float]
 class RowLengths(Frozen):
     """The training rows. `count` is None where they are not here: then lengths are assumed, as `basis` says.
 
-    `padded_tokens` is a row's mean length in a batch, which is padded to its longest row; `longest_tokens` the longest.
+    `padded_tokens` is a row's mean length in a batch, which is padded to its longest row; `longest_tokens` the longest,
+    of general rows that are mixed in as well.
     """
 
     count: int | None
@@ -48,7 +49,15 @@ def row_lengths(recipe: Recipe, rows_per_pass: int) -> RowLengths:
 
     Raises DataError or RecipeError for rows that are here and cannot be read or mapped.
     """
-    data = recipe.data
+    domain, general = _lengths_of(recipe.data, recipe, rows_per_pass), recipe.general
+    if general is None or not general.share:
+        return domain
+    others = _lengths_of(general.data, recipe, rows_per_pass)
+    return domain.model_copy(update={"longest_tokens": max(domain.longest_tokens, others.longest_tokens)})
+
+
+def _lengths_of(data: DataSettings, recipe: Recipe, rows_per_pass: int) -> RowLengths:
+    """The lengths of the rows of one `data` section of the recipe."""
     if data.origin in ("hf", "modelscope") or (data.origin == "local" and not Path(data.path).expanduser().exists()):
         return _assumed(data.max_tokens)
     count_tokens, basis = _token_counter(recipe)

@@ -7,7 +7,7 @@ import pytest
 from export import gate
 from export.categories import by_category
 from export.check_names import of_companion, read_name
-from export.checks import Item, Items, measurement
+from export.checks import Check, Item, Items, measurement, share
 from export.companions import CompanionSet, measure_companions
 from export.compare import Gate, compare_steps, worst_by_subject
 from export.engines import Subject
@@ -43,9 +43,12 @@ def measured_beside(monkeypatch, tmp_path):
             observations=seen,
         )
 
-    def look(limits, name="turn 1"):
-        monkeypatch.setattr("export.companions.measure", measure)
-        companion = CompanionSet(name, items_of(EXPECTED), CHECKS, _compare(limits))
+    def look(limits, name="turn 1", *, checks=CHECKS, broken=None):
+        monkeypatch.setattr(
+            "export.companions.measure",
+            lambda *given, **named: measure(*given, **named).model_copy(update={"broken": broken or {}}),
+        )
+        companion = CompanionSet(name, items_of(EXPECTED), checks, _compare(limits))
         found = measure_companions((companion,), (), tmp_path, tokenizer=tmp_path, threads=1, say=lambda _: None)
         return found, places
 
@@ -65,6 +68,18 @@ def test_of_a_set_its_scores_and_its_perplexity_are_told_and_nothing_else(measur
     assert {m.check for m in found.measurements} == {"turn 1/exact_match", "turn 1/perplexity"}
     assert {c.check for c in found.comparisons} == {"turn 1/exact_match", "turn 1/perplexity"}
     assert places == ["beside-turn-1"]
+
+
+def test_a_share_that_is_never_judged_is_not_told(measured_beside):
+    found, _ = measured_beside(Gate(), checks=(*CHECKS, _Explains()))
+    assert {m.check for m in found.measurements} == {"turn 1/exact_match", "turn 1/perplexity"}
+
+
+class _Explains(Check):
+    """A share of which no limit is asked."""
+
+    def measure(self, work, seen):
+        return (share("explains", seen, [0.5] * len(work.items), judged=False),)
 
 
 def test_under_a_gate_a_set_decides_and_under_none_it_does_not(measured_beside):
@@ -166,7 +181,21 @@ def test_categories_reach_the_terminal_the_page_and_the_record(tmp_path):
 
 def test_the_gate_joins_the_verdicts_of_the_sets(monkeypatch, measured_beside, tmp_path):
     """A file that keeps the last answer and loses the first one fails."""
-    beside, _ = measured_beside(Gate())
+    judged = _judged(measured_beside(Gate())[0], monkeypatch, tmp_path)
+    assert judged.verdicts["gguf/q4_k_m"] == "fail"
+    assert {m.check for m in judged.measurements} >= {"exact_match", "turn 1/exact_match"}
+
+
+def test_a_file_that_cannot_be_run_on_a_set_beside_fails(monkeypatch, measured_beside, tmp_path):
+    beside, _ = measured_beside(None, "general", broken={"gguf/q8_0": "it ended with a signal"})
+    assert beside.broken == {"gguf/q8_0": "it ended with a signal"}
+    judged = _judged(beside, monkeypatch, tmp_path)
+    assert judged.verdicts["gguf/q8_0"] == "fail"
+    assert any("it ended with a signal" in finding.found for finding in judged.findings)
+
+
+def _judged(beside, monkeypatch, tmp_path):
+    """What the gate says of files that are good on the held-out rows, and so on the sets beside them."""
     seen = {name: observation(name, EXPECTED, strays=kl, changed=0.0) for name, (kl, _) in FILES.items()}
     seen |= {"merged": observation("merged", EXPECTED, strays=None, changed=0.0)}
     items = items_of(EXPECTED)
@@ -181,7 +210,7 @@ def test_the_gate_joins_the_verdicts_of_the_sets(monkeypatch, measured_beside, t
     monkeypatch.setattr(gate, "measure_companions", lambda *_, **__: beside)
     monkeypatch.setattr(gate, "_identity", lambda *_, **__: ())
     monkeypatch.setattr(gate, "_check_reference", lambda *_: None)
-    judged = gate.judge(
+    return gate.judge(
         [_described(name) for name in ("merged", *FILES)],
         items,
         CHECKS,
@@ -192,8 +221,6 @@ def test_the_gate_joins_the_verdicts_of_the_sets(monkeypatch, measured_beside, t
         threads=1,
         say=lambda _: None,
     )
-    assert judged.verdicts["gguf/q4_k_m"] == "fail"
-    assert {m.check for m in judged.measurements} >= {"exact_match", "turn 1/exact_match"}
 
 
 def _described(name):

@@ -1,14 +1,18 @@
 """Which sets a run measures beside its held-out rows, and what a recipe may ask of them."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from export.chat import Conversation, Message
 from export.chat_tokenizer import load_tokenizer
-from export.errors import DataError
+from export.errors import DataError, TrainingError
 from finetune.companions import companions_of, up_to_turn
 from finetune.data.generated import identity_of, made_rows
-from finetune.recipe import GeneralSettings, Recipe
+from finetune.methods._supervised import Supervised
+from finetune.pipeline import Run
+from finetune.recipe import GeneralSettings, Recipe, find, load
 
 
 def _talk(rounds):
@@ -65,6 +69,26 @@ def test_the_sets_of_a_run(model):
     ]
     assert asked[0] is not None  # an earlier turn is judged
     assert asked[1] is None  # of general rows nothing is asked
+
+
+def test_general_rows_are_trained_on_beside_those_of_the_domain(tmp_path, monkeypatch):
+    trained_on = []
+
+    def train(self, base, splits, out, **_):
+        trained_on.append(splits)
+        raise TrainingError("enough was seen")
+
+    monkeypatch.setattr(Supervised, "train", train)
+    recipe = load(find(Path("mental_health_starter")), ["data.rows=300", "general.data.rows=300"])
+    run = Run(recipe, tmp_path / "run", lambda _: None)
+    with pytest.raises(TrainingError, match="enough was seen"):
+        _ = run.trained
+    (splits,) = trained_on
+    domain, general, seen = (rows.conversations("train") for rows in (run.splits, run.general, splits))
+    assert seen[: len(domain)] == domain
+    assert len(seen) > len(domain)
+    assert all(row in general for row in seen[len(domain) :])
+    assert splits.conversations("held_out") == run.splits.conversations("held_out")
 
 
 def test_without_a_wish_there_are_none(model):

@@ -266,7 +266,34 @@ def test_a_machine_fits_where_even_the_higher_end_does(work):
 def test_disk_is_the_base_the_merged_folder_and_every_export(work):
     found = _estimate(work)
     weights, adapter = found.parameters, found.trained_parameters
-    assert found.disk_bytes == pytest.approx(weights * (2 + 2 + 2 + 8.5 / 8 + 0.5) + adapter * 16)
+    assert found.disk_bytes == pytest.approx(weights * (2 + 2 + 2 + 8.5 / 8 + 0.5) + adapter * 4)
+
+
+def test_disk_of_full_fine_tuning_is_what_its_training_says(work):
+    # the base in 16 bits; two checkpoints, each a weight and two moments of it, and the model, all in float32
+    found = _estimate(work, "train.method=full")
+    assert found.disk_bytes == pytest.approx(found.parameters * (2 + 28))
+
+
+def test_general_rows_take_time_as_their_share_says_and_steps_are_what_they_are(work):
+    general = ["general.data.path=rows.jsonl", "general.data.template=question_answer", "data.valid_share=0.001"]
+    apart, half = (_estimate(work, *general, f"general.share={share}").seconds for share in (0, 0.5))
+    assert half.low == pytest.approx(2 * apart.low, rel=0.05)
+    steps = [_estimate(work, *general, "train.max_steps=9", f"general.share={share}").seconds for share in (0, 0.5)]
+    assert steps[0] == steps[1]
+
+
+def test_general_rows_count_where_they_are_the_longest(work):
+    long = work / "long.jsonl"
+    long.write_text(json.dumps({"question": "Why?", "answer": "so " * 200}) + "\n", encoding="utf-8")
+    general = [f"general.data.path={long}", "general.data.template=question_answer"]
+    alone, measured, mixed = (
+        row_lengths(load(work / "recipe.yaml", overrides), 2)
+        for overrides in ([], general, [*general, "general.share=0.1"])
+    )
+    assert measured == alone
+    assert mixed.longest_tokens > 200 > alone.longest_tokens
+    assert (mixed.count, mixed.padded_tokens) == (alone.count, alone.padded_tokens)
 
 
 def test_what_cannot_be_estimated_is_refused_by_name(work):

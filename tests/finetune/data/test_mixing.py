@@ -65,7 +65,13 @@ def test_the_share_is_of_the_training_tokens(mixed):
     assert 0.23 < tokens / found.train.tokens <= 0.25
     assert share_of(found) == tokens / found.train.tokens
     assert len({row.messages[0].content for row in general}) == len(general)
-    assert account(found, source, 0.25).endswith(" %")
+    scored = [
+        sum(len(encode(build_tokenizer("plain"), row).scored_positions) for row in part) for part in (general, rows)
+    ]
+    shares = [(len(general), len(rows)), (tokens, found.train.tokens), scored]
+    told = account(found, source, 0.25)
+    assert [f"{part / whole * 100:.1f} %" in told for part, whole in shares] == [True] * 3
+    assert told.endswith(f"{scored[0] / scored[1] * 100:.1f} % of those that carry loss")
 
 
 def test_only_training_rows_are_mixed(mixed):
@@ -85,4 +91,4 @@ def test_a_seed_decides_which_rows_are_drawn(mixed):
 def test_too_few_general_rows_are_all_taken_and_told(mixed):
     _, general, found = mixed(0.9)
     assert found.general.rows == general.train.rows
-    assert "90 % were asked for: there are no more of them" in account(found, general, 0.9)
+    assert "90 % of the tokens were asked for: there are no more of them" in account(found, general, 0.9)
