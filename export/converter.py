@@ -55,6 +55,39 @@ def convert(
     return path, fallbacks
 
 
+def convert_header(folder: Path, name: str, path: Path) -> None:
+    """Writes at `path` what `convert` would, but for the weights: they are a hole, which takes no disk.
+
+    No weight is read, so that one beyond float16's range is not found. Raises ExportError as `convert` does.
+    """
+    import gguf
+    import torch
+
+    with _captured_converter_log() as lines, torch.inference_mode():
+        try:
+            converter = _converter_type(folder)(folder, gguf.LlamaFileType.MOSTLY_F16, path, model_name=name)
+            converter.write_header()
+        except OSError:
+            raise
+        except Exception as error:
+            said = " / ".join([str(error), *lines[-LAST_LINES:]])
+            raise ExportError(f"llama.cpp's converter could not read {folder}: {said}") from error
+
+
+def write_with_hole(writer: Any, path: Path) -> None:
+    """Writes a gguf writer's header, and lengthens the file as its tensors would."""
+    tensors = [tensor for part in writer.tensors for tensor in part.values()]
+    writer.write_header_to_file(path=path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    padded = writer.ggml_pad
+    size = padded(path.stat().st_size, writer.data_alignment)
+    size += sum(padded(tensor.nbytes, writer.data_alignment) for tensor in tensors)
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
 class Converted(NamedTuple):
     """What the converter makes of a model folder: the settings it would write, and its tensors by their names there."""
 
@@ -152,14 +185,23 @@ def _converter_type(folder: Path) -> Any:
 
         def write(self) -> None:
             """As the parent writes a single file, without its progress bar."""
-            self.prepare_tensors()
-            with _without_card(folder) as described:
-                self.dir_model_card = described
-                self.prepare_metadata(vocab_only=False)
+            self.prepare()
             self.gguf_writer.write_header_to_file(path=self.fname_out)
             self.gguf_writer.write_kv_data_to_file()
             self.gguf_writer.write_tensors_to_file(progress=False)
             self.gguf_writer.close()
+
+        def write_header(self) -> None:
+            """As `write`, with a hole for the weights."""
+            self.prepare()
+            write_with_hole(self.gguf_writer, self.fname_out)
+
+        def prepare(self) -> None:
+            """What the file will hold."""
+            self.prepare_tensors()
+            with _without_card(folder) as described:
+                self.dir_model_card = described
+                self.prepare_metadata(vocab_only=False)
 
     return Converter
 

@@ -79,6 +79,8 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from finetune import fit_verbs
+
     parser = argparse.ArgumentParser(
         prog="fieldtune",
         description="Fine-tune a Qwen model on small domain data, export it to GGUF and GPTQ, and measure the very "
@@ -109,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     schema.set_defaults(verb=_schema)
     _add_sweep(verbs)
     _add_compare(verbs)
+    fit_verbs.add_device(verbs)
+    fit_verbs.add_fit(verbs, _positive)
     _add_chat(verbs)
     _add_batch(verbs)
     _add_recipes(verbs)

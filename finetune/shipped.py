@@ -1,11 +1,11 @@
-"""Where shipped recipes and data templates lie: beside the package in a checkout, inside it in a wheel."""
+"""Where recipes, data templates and devices that ship lie: beside the package in a checkout, inside it in a wheel."""
 
 from pathlib import Path
 from typing import Literal
 
 from export.errors import RecipeError
 
-Kind = Literal["recipes", "data_templates"]
+Kind = Literal["recipes", "data_templates", "devices"]
 
 
 def folder(kind: Kind) -> Path:

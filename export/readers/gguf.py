@@ -103,6 +103,11 @@ def rows_of(tensor: StoredTensor, begin: int, end: int) -> "NDArray[np.float32]"
     return np.asarray(weights, dtype=np.float32)
 
 
+def block_size(stored_as: str) -> tuple[int, int]:
+    """The weights and the bytes of one block of a ggml type, which is named in lower case."""
+    return next((block, size) for name, block, size in _ggml_types().values() if name == stored_as)
+
+
 def row_spans(rows: int, row: int) -> Iterator[tuple[int, int]]:
     """Spans of rows that hold about `WEIGHTS_AT_ONCE` weights together."""
     step = max(1, WEIGHTS_AT_ONCE // row)
