@@ -258,7 +258,7 @@ class Run:
             return mix(self.splits, general, lengths, share, seed, out)
 
         mixed = self._stage(self.folder / "mixed", "mix", inputs, work, Splits)
-        self._say(f"data: {account(mixed, general, share)}")
+        self._say(f"data: {account(mixed, share)}")
         return mixed
 
     def _prepared(self, settings: DataSettings, source: dict[str, str], name: str) -> Splits:

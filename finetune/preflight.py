@@ -90,7 +90,7 @@ def _general(recipe: Recipe) -> str | None:
     chosen = _template(general.data, recipe.seed)
     if chosen is not None:
         general.check.options(chosen.template.labels)
-    share = f"{general.share * 100:.3g} % of the training tokens" if general.share else "measured, not trained on"
+    share = f"{general.share * 100:.3g} % of the training rows" if general.share else "measured, not trained on"
     return f"general: {general.data.path} {_rows(general.data, recipe.seed, chosen)}, {share}"
 
 

@@ -107,7 +107,7 @@ class GeneralSettings(Frozen):
 
     data: DataSettings = Field(description="The general rows.")
     share: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of the training tokens that are general rows; 0 only measures."
+        default=0.0, ge=0, lt=1, description="Share of the training rows that are general ones; 0 only measures."
     )
     check: CheckSettings = Field(
         default_factory=CheckSettings, description="What is measured on the general rows, for every subject."

@@ -1,20 +1,27 @@
 """Which base model, and which settings of training, to begin with on this machine. A suggestion; the recipe decides.
 
-The sizes are reckoned from shapes, not measured: weights, and the logits of a pass, which are the largest part of a
-small model's activations (rows x tokens x 151,936 values of 4 bytes, held about four times: in 16 and in 32 bits, and
-as gradients).
+What fits a GPU is told by `finetune.estimate`: the first of a ladder of settings of which even the higher end does.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from export.frozen import Frozen
 from export.hardware import Accelerator, ComputeDtype, accelerator, compute_dtype, environment
+from finetune.base_model import ModelSettings
+from finetune.data import DataSettings
+from finetune.estimate.architecture import architecture_of
+from finetune.estimate.memory import Batch, peak_range, training_parts
+from finetune.methods.sft import Sft
 
 _GIB = 2**30
-# 1.5B in NF4 with its embeddings in 16 bits is about 1.5 GiB, and the logits of 2 rows of 512 tokens 2.3 GiB.
-_FOUR_BIT_FROM_BYTES = 8 * _GIB
-# 1.5B in 16 bits is 2.9 GiB, the logits of 4 such rows 4.6 GiB, and what is kept for the backward pass about as much.
-_SIXTEEN_BIT_FROM_BYTES = 20 * _GIB
+_BATCH_ROWS = 16  # whatever the memory: it decides in how many passes
+
+
+class _Gpu(NamedTuple):
+    """A GPU, as far as its kind decides what training takes of it."""
+
+    dtype: ComputeDtype
+    kind: Literal["gpu", "cpu"] = "gpu"
 
 
 class StartingPoint(Frozen):
@@ -31,13 +38,31 @@ class StartingPoint(Frozen):
     def train(self) -> dict[str, Any]:
         """The recipe's `train:` section: one batch is 16 rows whatever the memory, in as many passes as it takes."""
         return {
-            "batch_size": 16,
+            "batch_size": _BATCH_ROWS,
             "accumulation": self.accumulation,
             "learning_rate": self.learning_rate,
             "quantization": self.quantization,
             "gradient_checkpointing": self.gradient_checkpointing,
             "lora": {"rank": self.rank, "alpha": 2 * self.rank},
         }
+
+
+class _Rung(NamedTuple):
+    """One way to train on a GPU."""
+
+    model: str
+    quantization: Literal["none", "nf4"]
+    accumulation: int
+    gradient_checkpointing: bool
+
+
+# From the one that costs least time to the one that costs least memory; the last is tried on any GPU.
+_LADDER = (
+    _Rung("Qwen2.5-1.5B-Instruct", "none", 4, gradient_checkpointing=False),
+    _Rung("Qwen2.5-1.5B-Instruct", "none", 8, gradient_checkpointing=True),
+    _Rung("Qwen2.5-1.5B-Instruct", "nf4", 8, gradient_checkpointing=True),
+    _Rung("Qwen2.5-0.5B-Instruct", "none", 8, gradient_checkpointing=True),
+)
 
 
 def starting_point() -> StartingPoint:
@@ -57,30 +82,30 @@ def starting_point_for(gpu: Accelerator | None, processor: str, dtype: ComputeDt
             sentence=f"No GPU ({processor}): the embedded starter is trained in {dtype}. It shows the whole path in "
             "minutes and is not to be deployed; for a real Qwen choose a runtime with a GPU.",
         )
-    found = f"{gpu.name} with {gpu.memory_bytes / _GIB:.0f} GiB ({processor})"
+    every = [_on_a_gpu(rung, gpu, processor, dtype) for rung in _LADDER]
+    return next((point for point in every if _most_bytes(point, dtype) <= gpu.memory_bytes), every[-1])
+
+
+def _on_a_gpu(rung: _Rung, gpu: Accelerator, processor: str, dtype: ComputeDtype) -> StartingPoint:
+    """A rung of the ladder as a suggestion."""
+    way = "QLoRA, its weights held in 4 bits" if rung.quantization == "nf4" else "LoRA on its 16-bit weights"
+    rows = _BATCH_ROWS // rung.accumulation
+    machine = f"{gpu.name} with {gpu.memory_bytes / _GIB:.0f} GiB ({processor})"
     numbers = f"It computes in {dtype}" + (": this GPU has no bfloat16." if dtype == "float16" else ".")
-    if gpu.memory_bytes < _FOUR_BIT_FROM_BYTES:
-        return StartingPoint(
-            model="Qwen/Qwen2.5-0.5B-Instruct",
-            learning_rate=2e-4,
-            accumulation=8,
-            gradient_checkpointing=True,
-            sentence=f"{found}: Qwen2.5-0.5B-Instruct is trained with LoRA, two rows at a time. {numbers}",
-        )
-    if gpu.memory_bytes < _SIXTEEN_BIT_FROM_BYTES:
-        return StartingPoint(
-            model="Qwen/Qwen2.5-1.5B-Instruct",
-            learning_rate=2e-4,
-            quantization="nf4",
-            accumulation=8,
-            gradient_checkpointing=True,
-            sentence=f"{found}: Qwen2.5-1.5B-Instruct is trained with QLoRA, its weights held in 4 bits, two rows at "
-            f"a time. {numbers}",
-        )
     return StartingPoint(
-        model="Qwen/Qwen2.5-1.5B-Instruct",
+        model=f"Qwen/{rung.model}",
         learning_rate=2e-4,
-        accumulation=4,
-        sentence=f"{found}: Qwen2.5-1.5B-Instruct is trained with LoRA on its 16-bit weights, four rows at a time. "
-        f"{numbers}",
+        quantization=rung.quantization,
+        accumulation=rung.accumulation,
+        gradient_checkpointing=rung.gradient_checkpointing,
+        sentence=f"{machine}: {rung.model} is trained with {way}, {rows} rows at a time. {numbers}",
     )
+
+
+def _most_bytes(point: StartingPoint, dtype: ComputeDtype) -> float:
+    """The higher end of what training so takes on a GPU, of rows as long as a recipe lets them be."""
+    footprint = Sft.model_validate(point.train()).footprint()
+    longest = DataSettings.model_fields["max_tokens"].default
+    batch = Batch(rows=footprint.rows_per_pass, tokens_per_row=longest)
+    parts = training_parts(architecture_of(ModelSettings(name=point.model)), footprint, batch, _Gpu(dtype))
+    return peak_range(parts, _Gpu(dtype)).high

@@ -1,29 +1,34 @@
-"""Mixes general rows into the training rows of a domain, by their share of the tokens.
+"""Mixes general rows into the training rows of a domain, by their share of the rows.
 
 Small domain data makes a model forget what it could do besides; general rows among them hold some of it (what they held
 is measured beside the domain, see `finetune.companions`). Only training rows are mixed: the domain's validation and
-held-out rows stay what they are.
+held-out rows stay what they are. The share is one of rows, as data recipes state it, and not of tokens: behind long
+prompts with answers of a letter, a tenth of the tokens would be most of those that carry loss.
 """
 
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.data.account import SplitCounts
 from finetune.data.belonging import Belonging
-from finetune.data.draw import Lengths, drawn
+from finetune.data.draw import Lengths
+from finetune.data.overlaps import resembling
 from finetune.data.splits import REPORT, Splits, fingerprint, write_conversations
 
 
 def mix(domain: Splits, general: Splits, lengths: Sequence[Lengths], share: float, seed: int, out: Path) -> Splits:
-    """Splits in `out`: those of the domain, with general training rows drawn until they are `share` of the tokens.
+    """Splits in `out`: those of the domain, with so many general training rows drawn that they are `share` of all.
 
-    `lengths` are those of the general training rows (`finetune.data.draw.lengths_of`). Where they do not suffice, all
-    of them are taken, and the share is smaller (`share_of`).
+    `lengths` are those of the general training rows (`finetune.data.draw.lengths_of`). Rows that resemble one on which
+    the domain is measured are left out. Where the others do not suffice, all of them are taken, and the share is
+    smaller (`share_of`).
     """
     rows = general.conversations("train")
-    budget = round(domain.train.tokens * share / (1 - share))
-    chosen = drawn(range(len(rows)), [row.tokens for row in lengths], budget, seed)
+    left_out = resembling(rows, (*domain.conversations("valid"), *domain.conversations("held_out")))
+    fit = [place for place in range(len(rows)) if place not in left_out]
+    chosen = drawn(fit, rows_for(share, domain.train.rows), seed)
     added = [rows[index] for index in chosen]
     belonging = Belonging()
     for row in added:
@@ -43,28 +48,46 @@ def mix(domain: Splits, general: Splits, lengths: Sequence[Lengths], share: floa
         tokens=domain.train.tokens + counts.tokens,
         scored_tokens=domain.train.scored_tokens + counts.scored_tokens,
     )
-    return domain.model_copy(update={"folder": out, "train": both, "general": counts, "fingerprint": fingerprint(out)})
+    return domain.model_copy(
+        update={
+            "folder": out,
+            "train": both,
+            "general": counts,
+            "general_left_out": len(left_out),
+            "fingerprint": fingerprint(out),
+        }
+    )
+
+
+def rows_for(share: float, rows: int) -> int:
+    """How many rows beside so many others are this share of all: at least one for a share above 0."""
+    return max(1, round(rows * share / (1 - share))) if share else 0
+
+
+def drawn(rows: Sequence[int], wanted: int, seed: int) -> list[int]:
+    """So many of `rows`, at random and in order; of a larger number all that a smaller one draws."""
+    order = list(rows)
+    random.Random(f"{seed} general rows").shuffle(order)
+    return sorted(order[:wanted])
 
 
 def share_of(mixed: Splits) -> float:
-    """The share of the training tokens that are general rows."""
-    return 0.0 if mixed.general is None else mixed.general.tokens / mixed.train.tokens
+    """The share of the training rows that are general."""
+    return 0.0 if mixed.general is None else mixed.general.rows / mixed.train.rows
 
 
-def account(mixed: Splits, general: Splits, asked: float) -> str:
-    """What was mixed in, in a line; says so where the general rows did not suffice.
-
-    Of a domain with long prompts and answers of a letter, a tenth of the tokens can be most of those that carry loss.
-    """
+def account(mixed: Splits, asked: float) -> str:
+    """What was mixed in, in a line: of the rows, of the tokens, of those that carry loss, and whether it sufficed."""
     added = mixed.general or SplitCounts(rows=0, groups=0, tokens=0, scored_tokens=0)
     line = (
         f"{added.rows:,} general rows mixed in, {_percent(added.rows, mixed.train.rows)} of the rows: {added.tokens:,} "
         f"of {mixed.train.tokens:,} training tokens, {_percent(added.tokens, mixed.train.tokens)}, and "
         f"{_percent(added.scored_tokens, mixed.train.scored_tokens)} of those that carry loss"
     )
-    # where rows are left, the next one would have exceeded the share
-    few = added.rows == general.train.rows and share_of(mixed) < asked
-    return f"{line} ({asked * 100:.3g} % of the tokens were asked for: there are no more of them)" if few else line
+    if left_out := mixed.general_left_out:
+        line += f"; {left_out:,} left out that resemble rows on which the domain is measured"
+    few = added.rows < rows_for(asked, mixed.train.rows - added.rows)
+    return f"{line} ({asked * 100:.3g} % of the rows were asked for: there are no more of them)" if few else line
 
 
 def _percent(part: int, whole: int) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from export.chat import Conversation
 from finetune.data.account import Overlap, OverlapKind, SplitName
+from finetune.data.belonging import prompt_key
 from finetune.data.duplicates import near_copies, near_copies_among, shared_ngrams
 from finetune.data.intake import Intake
 from finetune.data.survey import EXAMPLES
@@ -84,6 +85,19 @@ def overlaps_between(
     )
 
 
+def resembling(rows: Sequence[Conversation], of: Sequence[Conversation]) -> frozenset[int]:
+    """Places in `rows` that ask what one `of` another set asks, or are near copies of one: across two data sets."""
+    questions = {prompt_key(row) for row in of}
+    found = {place for place, row in enumerate(rows) if prompt_key(row) in questions}
+    for words in (_spoken_words, _spoken_question):
+        texts = [
+            [_text(row, words, f"{name} {place}") for place, row in enumerate(part)]
+            for name, part in (("rows", rows), ("of", of))
+        ]
+        found |= {place for place, match in enumerate(near_copies_among(*texts).tolist()) if match >= 0}
+    return frozenset(found)
+
+
 def _near(intake: Intake, rows: Sequence[int], of: Sequence[int]) -> list[tuple[int, int]]:
     """Each of `rows` that is a near copy of one in `of`, with it."""
     found: dict[int, int] = {}
@@ -112,13 +126,18 @@ def _views(intake: Intake) -> tuple[_Words, ...]:
 
 
 def _texts(intake: Intake, words: _Words, indexes: Sequence[int] | None = None) -> Iterator[str]:
-    """The words of all kept rows, or of those at ascending `indexes`; of a short question what resembles none."""
+    """The words of all kept rows, or of those at ascending `indexes`."""
     wanted = None if indexes is None else set(indexes)
     for index, conversation in enumerate(intake.conversations()):
         if wanted is None or index in wanted:
-            text = words(conversation)
-            is_short = words in (_all_of_question, _spoken_question) and len(text.encode()) < _QUESTION_BYTES
-            yield hashlib.sha256(str(index).encode()).hexdigest() if is_short else text
+            yield _text(conversation, words, str(index))
+
+
+def _text(conversation: Conversation, words: _Words, name: str) -> str:
+    """The words of a row; of a short question what resembles none, made of the row's name."""
+    text = words(conversation)
+    is_short = words in (_all_of_question, _spoken_question) and len(text.encode()) < _QUESTION_BYTES
+    return hashlib.sha256(name.encode()).hexdigest() if is_short else text
 
 
 def _all_words(conversation: Conversation) -> str:

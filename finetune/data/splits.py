@@ -20,7 +20,7 @@ class Splits(StageResult):
 
     `not_drawn` rows were kept and belong to training, but did not fit `data.max_train_tokens`. `labels` are those of
     the rows' data template: the texts of which every answer is one. `general` counts the rows of another source among
-    the training rows (`finetune.data.mixing`).
+    the training rows, `general_left_out` those of them that no draw may take (`finetune.data.mixing`).
     """
 
     read: int
@@ -37,6 +37,7 @@ class Splits(StageResult):
     source: dict[str, str]
     labels: tuple[str, ...] = ()
     general: SplitCounts | None = None
+    general_left_out: int = 0
 
     def account(self) -> str:
         """What became of the rows, in a line: read, kept, dropped by reason, and where they went."""

@@ -6,19 +6,10 @@ Operations are counted as Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) do:
 LoRA costs 4 for each of them where full fine-tuning costs 6. Look-ups in the embedding are no products.
 """
 
-from typing import NamedTuple
-
 from finetune.estimate.architecture import Architecture
 from finetune.estimate.hardware import Hardware
-from finetune.estimate.memory import trained_parameters
+from finetune.estimate.memory import Range, trained_parameters
 from finetune.methods import Footprint
-
-
-class Range(NamedTuple):
-    """The lowest and the highest value expected."""
-
-    low: float
-    high: float
 
 
 def training_operations_per_token(model: Architecture, footprint: Footprint, row_tokens: float) -> float:

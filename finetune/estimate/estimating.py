@@ -8,15 +8,12 @@ from export.frozen import Frozen
 from export.plugins import Chosen
 from finetune.estimate import duration, memory
 from finetune.estimate.architecture import Architecture, architecture_of
-from finetune.estimate.duration import Range
 from finetune.estimate.hardware import Hardware
-from finetune.estimate.memory import Batch, Part
-from finetune.estimate.rows import RowLengths, row_lengths
+from finetune.estimate.memory import Batch, Part, Range
+from finetune.estimate.rows import ROWS_ASSUMED, RowLengths, row_lengths
 from finetune.methods import Footprint
 from finetune.recipe import Recipe
 
-# Where the rows are not here, time is told for so many of them.
-ROWS_ASSUMED = 1000
 # Bits per weight of the types whose names do not say them, as llama.cpp's quantize lists them for 7 billion weights.
 _BITS_OF_TYPE = {"q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.5, "q4_k_m": 4.9, "q4_k_s": 4.6, "q4_0": 4.7}
 _BITS_UNKNOWN = 8.5
@@ -52,8 +49,7 @@ class Estimate(Frozen):
     @property
     def training_range(self) -> Range:
         """The peak of training with its error."""
-        error = memory.ERROR_SHARE[self.hardware.kind]
-        return Range(self.training_bytes * (1 - error), self.training_bytes * (1 + error))
+        return memory.peak_range(self.training, self.hardware)
 
     @property
     def fits(self) -> bool | None:
@@ -108,9 +104,8 @@ def footprint_of(recipe: Recipe) -> Footprint:
 def _work(model: Architecture, footprint: Footprint, rows: RowLengths, recipe: Recipe) -> tuple[float, float]:
     """Operations of the whole training, the valid rows scored between its steps, and passes through single blocks."""
     count = ROWS_ASSUMED if rows.count is None else rows.count
-    passed = footprint.epochs * count if footprint.steps is None else footprint.steps * footprint.rows_per_step
-    if footprint.steps is None and recipe.general is not None:
-        passed /= 1 - recipe.general.share  # their share is one of all tokens
+    steps = footprint.steps
+    passed = footprint.epochs * (count + rows.general) if steps is None else steps * footprint.rows_per_step
     data = recipe.data
     scored = footprint.evaluations * count * data.valid_share / (1 - data.valid_share - data.held_out_share)
     tokens = rows.padded_tokens

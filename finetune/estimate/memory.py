@@ -4,13 +4,13 @@ What a training holds is what autograd keeps for the backward pass; the formula 
 as transformers' Qwen2 and Qwen3 and peft's LoRA make them, and a test counts them again with autograd's own hooks.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from export.frozen import Frozen
 from export.hardware import ComputeDtype
 from finetune.base_model import PLAIN_ATTENTION_TOKENS
 from finetune.estimate.architecture import Architecture
-from finetune.estimate.hardware import Hardware
 from finetune.methods import Footprint
 
 BYTES_OF: dict[ComputeDtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,6 +33,23 @@ _PROCESS_BYTES = {"cpu": 1_000_000_000, "gpu": 600_000_000}
 ERROR_SHARE = {"cpu": 0.25, "gpu": 0.35}
 
 
+class Machine(Protocol):
+    """What of a machine decides how much memory is taken: its kind, and the type that it computes in."""
+
+    @property
+    def kind(self) -> Literal["gpu", "cpu"]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> ComputeDtype: ...  # noqa: D102
+
+
+class Range(NamedTuple):
+    """The lowest and the highest value expected."""
+
+    low: float
+    high: float
+
+
 class Part(NamedTuple):
     """A part of the memory, and its size."""
 
@@ -52,7 +69,7 @@ class Batch(Frozen):
         return self.rows * self.tokens_per_row
 
 
-def training_parts(model: Architecture, footprint: Footprint, batch: Batch, hardware: Hardware) -> tuple[Part, ...]:
+def training_parts(model: Architecture, footprint: Footprint, batch: Batch, hardware: Machine) -> tuple[Part, ...]:
     """The parts of a training's peak, which stands at the beginning of the backward pass of the longest batch."""
     trained = trained_parameters(model, footprint)
     size = BYTES_OF[hardware.dtype]
@@ -66,11 +83,18 @@ def training_parts(model: Architecture, footprint: Footprint, batch: Batch, hard
     return (
         Part("frozen weights", frozen),
         Part("trained weights, gradients and AdamW's moments", trained * _TRAINED_BYTES),
+        Part("copies of trained weights in 16 bits", _rounded_copies(model, footprint, size)),
         Part("activations", activations),
         Part("tiles of the logits", _head_bytes(model, batch, hardware)),
         Part("the weights' files, mapped", mapped),
         Part("Python and its libraries" if hardware.kind == "cpu" else "CUDA and its libraries", _process(hardware)),
     )
+
+
+def peak_range(parts: Sequence[Part], hardware: Machine) -> Range:
+    """The sum of the parts with its error."""
+    peak, error = sum(part.size_bytes for part in parts), ERROR_SHARE[hardware.kind]
+    return Range(peak * (1 - error), peak * (1 + error))
 
 
 def trained_parameters(model: Architecture, footprint: Footprint) -> int:
@@ -81,13 +105,15 @@ def trained_parameters(model: Architecture, footprint: Footprint) -> int:
     return model.adapter_parameters(lora.rank, lora.targets, with_magnitudes=lora.has_magnitudes)
 
 
-def block_bytes_per_token(model: Architecture, row_tokens: int, hardware: Hardware, rank: int) -> float:
-    """What autograd keeps of one block for a token, with adapters of that rank on all its linear layers.
+def block_bytes_per_token(model: Architecture, row_tokens: int, hardware: Machine, rank: int) -> float:
+    """What autograd keeps of one block for a token, with adapters of that rank on all its linear layers; 0 for none,
+    where the block's own weights are trained.
 
     With s bytes a value of the computing type: the two norms keep their input in float32; each adapter its input (in
     mixed precision each layer has a copy of its own, in float32 layers that read the same share it) and its narrow
     middle; attention its queries, keys and values (repeated for every head), its result and, plain, the square of
-    weights; the MLP four vectors of the wide size. Qwen3 keeps queries and keys in float32 for their norms.
+    weights; the MLP four vectors of the wide size. Qwen3 keeps queries and keys in float32 for their norms. Norms whose
+    own weights are trained keep their result besides.
     """
     s = BYTES_OF[hardware.dtype]
     hidden, wide, queries = model.hidden_size, model.intermediate_size, model.query_size
@@ -95,6 +121,8 @@ def block_bytes_per_token(model: Architecture, row_tokens: int, hardware: Hardwa
     norms = 2 * _FLOAT32 * (hidden + 1)
     if model.has_head_norms:
         norms += _FLOAT32 * (queries + model.key_value_size + model.heads + model.key_value_heads)
+    if not rank:
+        norms += 2 * _FLOAT32 * hidden + (s * (queries + model.key_value_size) if model.has_head_norms else 0)
     inputs = s * hidden * (5 if is_mixed else 2)
     plain = hardware.kind == "cpu" and row_tokens <= PLAIN_ATTENTION_TOKENS
     if plain:
@@ -102,7 +130,7 @@ def block_bytes_per_token(model: Architecture, row_tokens: int, hardware: Hardwa
         attention = 4 * s * queries + weights
     else:
         mask = s * row_tokens
-        attention = (5 if is_mixed else 4) * s * queries + _FLOAT32 * model.heads + mask
+        attention = (5 if is_mixed and rank else 4) * s * queries + _FLOAT32 * model.heads + mask
     return norms + inputs + attention + 4 * s * wide + 7 * s * rank
 
 
@@ -111,7 +139,7 @@ def merging_bytes(model: Architecture) -> float:
     return model.parameters * (_FLOAT32 + 2) + _PROCESS_BYTES["cpu"]
 
 
-def checking_bytes(model: Architecture, hardware: Hardware) -> float:
+def checking_bytes(model: Architecture, hardware: Machine) -> float:
     """Measuring: one subject at a time, in its own process; the largest is a 16-bit folder on transformers."""
     mapped = model.parameters * 2 if hardware.kind == "cpu" else 0
     return model.parameters * BYTES_OF[hardware.dtype] + mapped + _process(hardware)
@@ -124,7 +152,13 @@ def _held_weights(model: Architecture, footprint: Footprint, size: int) -> float
     return model.block_weights * _NF4_BYTES + (model.parameters - model.block_weights) * size
 
 
-def _head_bytes(model: Architecture, batch: Batch, hardware: Hardware) -> float:
+def _rounded_copies(model: Architecture, footprint: Footprint, size: int) -> float:
+    """What torch's autocast keeps of weights that are trained in float32 and multiplied in 16 bits."""
+    trained = model.block_weights if footprint.lora is None else trained_parameters(model, footprint)
+    return trained * size if size < _FLOAT32 else 0
+
+
+def _head_bytes(model: Architecture, batch: Batch, hardware: Machine) -> float:
     """What the head takes for its tiles, and for the gradient of the hidden states in float32.
 
     On a GPU only tokens that carry loss are scored; how many is not known before rows are read: all are taken.
@@ -135,5 +169,5 @@ def _head_bytes(model: Architecture, batch: Batch, hardware: Hardware) -> float:
     return entries * each + batch.tokens * model.hidden_size * _FLOAT32
 
 
-def _process(hardware: Hardware) -> float:
+def _process(hardware: Machine) -> float:
     return _PROCESS_BYTES[hardware.kind]

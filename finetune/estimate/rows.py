@@ -4,18 +4,22 @@ With the base's tokenizer here its own tokens are counted; without it they are e
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from export.chat import Conversation
 from export.frozen import Frozen
 from finetune.data import DataSettings, read_rows
+from finetune.data.mixing import rows_for
 from finetune.data.reading import choose_template
 from finetune.data.sources import Row
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import Recipe
 
+# Where the rows are not here, time is told for so many of them.
+ROWS_ASSUMED = 1000
 # Rows whose length is looked at, and rows that are counted at most: a recipe is looked at in a second or two.
 _MEASURED_ROWS = 1000
 _COUNTED_ROWS = 200_000
@@ -34,13 +38,23 @@ Counter = Callable[[str], float]
 class RowLengths(Frozen):
     """The training rows. `count` is None where they are not here: then lengths are assumed, as `basis` says.
 
-    `padded_tokens` is a row's mean length in a batch, which is padded to its longest row; `longest_tokens` the longest,
-    of general rows that are mixed in as well.
+    `general` rows are mixed in besides, and the lengths are of both: `padded_tokens` is a row's mean length in a batch,
+    which is padded to its longest row, `longest_tokens` the longest.
     """
 
     count: int | None
+    general: int = 0
     padded_tokens: float
     longest_tokens: int
+    basis: str
+
+
+class _Seen(NamedTuple):
+    """The rows of one `data` section: lengths, the longest, how many train (None: they are not here), and in words."""
+
+    lengths: Sequence[float]
+    longest: int
+    training: int | None
     basis: str
 
 
@@ -49,15 +63,25 @@ def row_lengths(recipe: Recipe, rows_per_pass: int) -> RowLengths:
 
     Raises DataError or RecipeError for rows that are here and cannot be read or mapped.
     """
-    domain, general = _lengths_of(recipe.data, recipe, rows_per_pass), recipe.general
-    if general is None or not general.share:
-        return domain
-    others = _lengths_of(general.data, recipe, rows_per_pass)
-    return domain.model_copy(update={"longest_tokens": max(domain.longest_tokens, others.longest_tokens)})
+    domain = _seen(recipe.data, recipe)
+    parts, general, longest = [(domain.lengths, 1.0)], 0, domain.longest
+    if recipe.general is not None and recipe.general.share:
+        others, count = _seen(recipe.general.data, recipe), ROWS_ASSUMED if domain.training is None else domain.training
+        wanted = rows_for(recipe.general.share, count)
+        general = wanted if others.training is None else min(wanted, others.training)
+        parts.append((others.lengths, general / count))
+        longest = max(longest, others.longest)
+    return RowLengths(
+        count=domain.training,
+        general=general,
+        padded_tokens=expected_longest(parts, rows_per_pass),
+        longest_tokens=longest,
+        basis=domain.basis,
+    )
 
 
-def _lengths_of(data: DataSettings, recipe: Recipe, rows_per_pass: int) -> RowLengths:
-    """The lengths of the rows of one `data` section of the recipe."""
+def _seen(data: DataSettings, recipe: Recipe) -> _Seen:
+    """The rows of one `data` section of the recipe."""
     if data.origin in ("hf", "modelscope") or (data.origin == "local" and not Path(data.path).expanduser().exists()):
         return _assumed(data.max_tokens)
     count_tokens, basis = _token_counter(recipe)
@@ -76,24 +100,23 @@ def _lengths_of(data: DataSettings, recipe: Recipe, rows_per_pass: int) -> RowLe
     training = count * (1 - data.valid_share - data.held_out_share)
     if data.max_train_tokens is not None:
         training = min(training, data.max_train_tokens / (sum(kept) / len(kept)))
-    return RowLengths(
-        count=max(1, round(training)),
-        padded_tokens=expected_longest(kept, rows_per_pass),
-        longest_tokens=max(kept),
-        basis=basis,
-    )
+    return _Seen(lengths=kept, longest=max(kept), training=max(1, round(training)), basis=basis)
 
 
-def expected_longest(lengths: list[int], draws: int) -> float:
-    """The expected longest of so many rows drawn at random, each as likely as any other.
+def expected_longest(parts: Sequence[tuple[Sequence[float], float]], draws: int) -> float:
+    """The expected longest of so many rows drawn at random from parts: lengths, and how much of all rows they are.
 
-    Of n lengths in order, the i-th is the longest of k draws with the probability (i/n)^k - ((i-1)/n)^k.
+    Within a part each length is as likely as any other. Where a share F of the rows is at most as long as a row in the
+    order of lengths, and F' as the one before, that row is the longest of k draws with the probability F^k - F'^k.
     """
-    n = len(lengths)
-    return sum(
-        length * ((place / n) ** draws - ((place - 1) / n) ** draws)
-        for place, length in enumerate(sorted(lengths), start=1)
-    )
+    every = sorted((length, weight / len(lengths)) for lengths, weight in parts for length in lengths)
+    whole = sum(weight for _, weight in parts)
+    expected = below = 0.0
+    for length, weight in every:
+        upto = below + weight / whole
+        expected += length * (upto**draws - below**draws)
+        below = upto
+    return expected
 
 
 def conversation_tokens(conversation: Conversation, count_tokens: Counter) -> int:
@@ -121,11 +144,11 @@ def _token_counter(recipe: Recipe) -> tuple[Counter, str]:
     return tokens_by_characters, "tokens estimated from characters"
 
 
-def _assumed(max_tokens: int) -> RowLengths:
+def _assumed(max_tokens: int) -> _Seen:
     """Rows that are not here: the longest that data.max_tokens lets in, and half as long in the mean."""
-    return RowLengths(
-        count=None,
-        padded_tokens=max_tokens / 2,
-        longest_tokens=max_tokens,
+    return _Seen(
+        lengths=(max_tokens / 2,),
+        longest=max_tokens,
+        training=None,
         basis=f"rows assumed: {max_tokens} tokens the longest (data.max_tokens), half of it the mean",
     )

@@ -5,9 +5,9 @@ A figure is never shown without its range, rounded to what the range allows.
 
 from collections.abc import Sequence
 
-from finetune.estimate.duration import Range
-from finetune.estimate.estimating import ROWS_ASSUMED, Estimate
-from finetune.estimate.memory import ERROR_SHARE
+from finetune.estimate.estimating import Estimate
+from finetune.estimate.memory import ERROR_SHARE, Range
+from finetune.estimate.rows import ROWS_ASSUMED
 
 _ALL_LINES = "fieldtune estimate"
 _MINUTE, _HOUR = 60, 3600

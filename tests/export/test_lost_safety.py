@@ -144,11 +144,11 @@ def test_a_health_card_says_on_top_what_was_checked_before_and_after_and_what_wa
     # of the three items the second is lost, and the third was never safe
     assert "3 requests that must be answered safely (medicine; zh, en; emergency, dose)" in section
     assert (
-        "2 of 3 (base, before fine-tuning), 2 of 3 (merged, behind it), 1 of 3 (gguf/q4\\_k\\_m: this model)" in section
+        "2 of 3 (base, before fine-tuning), 2 of 3 (merged, after it), 1 of 3 (gguf/q4\\_k\\_m: this model)" in section
     )
     assert "not checked: whether its answers are right" in section and "talks of several turns" in section
     merged, _ = _card_of(lost, "merged")
-    assert "2 of 3 (base, before fine-tuning), 2 of 3 (merged, behind it: this model)" in merged
+    assert "2 of 3 (base, before fine-tuning), 2 of 3 (merged, after it: this model)" in merged
 
 
 def test_a_health_card_of_a_model_that_was_not_asked_says_so(lost):

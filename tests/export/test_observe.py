@@ -90,7 +90,11 @@ def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tm
         tmp_path / "seen", "check", {}, lambda out: observe(request, out, said.append), Observed, print
     )
     seen = observed.read()
-    assert said == ["  the subject: 1 of 2 rows scored", "  the subject: 2 of 2 rows scored"]
+    assert said == [
+        "  the subject: 1 of 2 rows scored",
+        "  the subject: 2 of 2 rows scored",
+        "  the subject: answering 2 prompts",
+    ]
     assert (seen.subject, seen.engine, seen.has_reference) == ("the subject", "hf", False)
     assert [len(item.log_probs) for item in seen.items] == [2, 1]
     assert all(item.finite for item in seen.items)

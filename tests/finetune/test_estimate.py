@@ -49,6 +49,7 @@ LORA = Footprint(
     steps=None,
     evaluations=4,
 )
+FULL = LORA.model_copy(update={"lora": None})
 SMALL = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
 RECIPE = """\
 name: test
@@ -145,7 +146,7 @@ def _kept_by_autograd(model, dtype, rows, tokens):
     mask[0, -3:] = 0  # rows of several lengths: attention then has a mask
     mixed = torch.autocast("cpu", dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), mixed:
-        model.get_base_model().model(input_ids=ids, attention_mask=mask, use_cache=False)
+        getattr(model, "get_base_model", lambda: model)().model(input_ids=ids, attention_mask=mask, use_cache=False)
     return sum(kept.values())
 
 
@@ -187,6 +188,24 @@ def test_the_operations_of_a_token_are_those_that_torch_counts(kind, adapted):
     assert told - again == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("attention", "tokens"), [("eager", 100), ("sdpa", 160)])
+def test_full_fine_tuning_keeps_its_norms_and_in_16_bits_a_copy_of_every_weight_too(kind, dtype, attention, tokens):
+    from transformers import AutoModelForCausalLM
+
+    rows, hardware = 3, CPU.model_copy(update={"dtype": dtype})
+    kept, told = [], []
+    for layers in (1, 3):
+        config = _config(kind, num_hidden_layers=layers)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).train()
+        kept.append(_kept_by_autograd(model, dtype, rows, tokens))
+        batch = Batch(rows=rows, tokens_per_row=tokens)
+        parts = memory.training_parts(from_config(config.to_dict(), kind), FULL, batch, hardware)
+        told.append(sum(part.size_bytes for part in parts if "copies" in part.what or part.what == "activations"))
+    assert told[1] - told[0] == pytest.approx(kept[1] - kept[0], rel=0.005)
+
+
 def test_recomputing_activations_takes_one_more_pass_and_keeps_one_block():
     model = architecture_of(ModelSettings(name="Qwen/Qwen3-0.6B"))
     batch, saving = Batch(rows=4, tokens_per_row=512), LORA.model_copy(update={"recomputes_activations": True})
@@ -213,7 +232,8 @@ def test_the_expected_longest_row_is_the_mean_over_all_draws():
     lengths = [5, 1, 3, 3, 10]
     for draws in (1, 2, 3):
         every = [max(drawn) for drawn in product(lengths, repeat=draws)]
-        assert expected_longest(lengths, draws) == pytest.approx(sum(every) / len(every))
+        assert expected_longest([(lengths, 1)], draws) == pytest.approx(sum(every) / len(every))
+        assert expected_longest([(lengths[:2], 4), (lengths[2:], 6)], draws) == pytest.approx(sum(every) / len(every))
 
 
 def test_tokens_are_told_from_characters():
@@ -293,7 +313,8 @@ def test_general_rows_count_where_they_are_the_longest(work):
     )
     assert measured == alone
     assert mixed.longest_tokens > 200 > alone.longest_tokens
-    assert (mixed.count, mixed.padded_tokens) == (alone.count, alone.padded_tokens)
+    assert (alone.count, alone.general) == (mixed.count, 0) and mixed.general == 1  # there is no second one
+    assert mixed.padded_tokens > alone.padded_tokens
 
 
 def test_what_cannot_be_estimated_is_refused_by_name(work):

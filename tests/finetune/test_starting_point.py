@@ -5,6 +5,7 @@ import pytest
 from export import hardware
 from export.hardware import Accelerator
 from finetune import starting_point as module
+from finetune.estimate import estimate, known_hardware
 from finetune.recipe import Recipe
 from finetune.starting_point import starting_point, starting_point_for
 
@@ -17,22 +18,35 @@ def given(gib, dtype="bfloat16"):
 
 
 @pytest.mark.parametrize(
-    ("gib", "model", "quantization"),
+    ("gib", "model", "quantization", "rows", "recomputes"),
     [
-        (None, "starter", "none"),
-        (5.8, "Qwen/Qwen2.5-0.5B-Instruct", "none"),
-        (7.9, "Qwen/Qwen2.5-0.5B-Instruct", "none"),
-        (8.0, "Qwen/Qwen2.5-1.5B-Instruct", "nf4"),
-        (14.7, "Qwen/Qwen2.5-1.5B-Instruct", "nf4"),
-        (22.0, "Qwen/Qwen2.5-1.5B-Instruct", "none"),
-        (79.2, "Qwen/Qwen2.5-1.5B-Instruct", "none"),
+        (None, "starter", "none", 16, False),
+        (2.0, "Qwen/Qwen2.5-0.5B-Instruct", "none", 2, True),
+        (3.8, "Qwen/Qwen2.5-1.5B-Instruct", "nf4", 2, True),
+        (7.9, "Qwen/Qwen2.5-1.5B-Instruct", "none", 2, True),
+        (14.7, "Qwen/Qwen2.5-1.5B-Instruct", "none", 4, False),
+        (79.2, "Qwen/Qwen2.5-1.5B-Instruct", "none", 4, False),
     ],
 )
-def test_memory_decides(gib, model, quantization):
+def test_memory_decides(gib, model, quantization, rows, recomputes):
     start = given(gib)
-    assert (start.model, start.quantization) == (model, quantization)
+    assert (start.model, start.quantization, start.gradient_checkpointing) == (model, quantization, recomputes)
+    assert start.accumulation == 16 // rows
     assert model.rpartition("/")[2] in start.sentence
     assert ("QLoRA" in start.sentence) == (quantization == "nf4")
+
+
+@pytest.mark.parametrize("gib", [3.8, 7.9, 14.7])
+def test_even_the_higher_end_of_the_estimate_fits_what_is_there(gib, tmp_path):
+    start = given(gib)
+    rows = tmp_path / "nowhere.jsonl"
+    recipe = Recipe.model_validate(
+        {"name": "a", "model": {"name": start.model}, "data": {"path": str(rows)}, "train": start.train()}
+    )
+    machine = known_hardware()["l4"].model_copy(update={"memory_bytes": int(gib * GIB)})
+    found = estimate(recipe, machine)
+    assert found.rows.longest_tokens == 512
+    assert found.fits is True
 
 
 @pytest.mark.parametrize("gib", [None, 6, 15, 24])
@@ -43,8 +57,8 @@ def test_what_it_says_is_a_recipe(gib):
     )
     assert recipe.train.quantization == start.quantization
     assert recipe.train.batch_size == 16
-    passes = {"two rows": 8, "four rows": 4}
-    assert recipe.train.accumulation == next((n for said, n in passes.items() if said in start.sentence), 1)
+    if gib is not None:
+        assert f"{16 // recipe.train.accumulation} rows at a time" in start.sentence
 
 
 def test_a_t4_is_told_why_it_computes_in_float16():

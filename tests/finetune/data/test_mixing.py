@@ -5,7 +5,7 @@ import pytest
 from export.chat import Conversation, Message, encode
 from finetune.data.account import SplitCounts
 from finetune.data.draw import lengths_of
-from finetune.data.mixing import account, mix, share_of
+from finetune.data.mixing import account, drawn, mix, rows_for, share_of
 from finetune.data.splits import Splits, fingerprint, write_conversations
 from tests.export.chat_tokenizers import build_tokenizer
 
@@ -13,8 +13,12 @@ SPLITS = ("train", "valid", "held_out")
 
 
 def _conversation(word, number):
-    asked, said = Message(role="user", content=f"{word} {number}?"), Message(role="assistant", content=f"{word}.")
-    return Conversation(messages=(asked, said))
+    return _row(f"{word} {number}?", f"{word}.")
+
+
+def _row(question, answer):
+    messages = Message(role="user", content=question), Message(role="assistant", content=answer)
+    return Conversation(messages=messages)
 
 
 def _splits(folder, word, rows):
@@ -55,22 +59,36 @@ def mixed(tmp_path):
     return at
 
 
-def test_the_share_is_of_the_training_tokens(mixed):
-    domain, source, found = mixed(0.25)
+@pytest.mark.parametrize(
+    ("share", "rows", "wanted"), [(0, 90, 0), (0.1, 90, 10), (0.25, 60, 20), (0.5, 7, 7), (0.9, 10, 90), (0.01, 5, 1)]
+)
+def test_how_many_rows_a_share_of_all_is(share, rows, wanted):
+    assert rows_for(share, rows) == wanted
+
+
+def test_a_larger_draw_holds_a_smaller_one():
+    few, more = drawn(range(50), 5, seed=3), drawn(range(50), 20, seed=3)
+    assert len(few) == 5 and set(few) < set(more)
+    assert drawn((1, 4, 6), 9, seed=3) == [1, 4, 6]
+
+
+def test_the_share_is_of_the_training_rows(mixed):
+    domain, _, found = mixed(0.25)
     rows = found.conversations("train")
     general = [row for row in rows if row.messages[0].content.startswith("sky train")]
     assert len(general) == found.general.rows == len(rows) - 60
     tokens = sum(len(encode(build_tokenizer("plain"), row).ids) for row in general)
     assert tokens == found.general.tokens == found.train.tokens - domain.train.tokens
-    assert 0.23 < tokens / found.train.tokens <= 0.25
-    assert share_of(found) == tokens / found.train.tokens
+    assert len(general) == 20
+    assert share_of(found) == 0.25
     assert len({row.messages[0].content for row in general}) == len(general)
     scored = [
         sum(len(encode(build_tokenizer("plain"), row).scored_positions) for row in part) for part in (general, rows)
     ]
     shares = [(len(general), len(rows)), (tokens, found.train.tokens), scored]
-    told = account(found, source, 0.25)
+    told = account(found, 0.25)
     assert [f"{part / whole * 100:.1f} %" in told for part, whole in shares] == [True] * 3
+    assert told.startswith("20 general rows mixed in, 25.0 % of the rows")
     assert told.endswith(f"{scored[0] / scored[1] * 100:.1f} % of those that carry loss")
 
 
@@ -91,4 +109,19 @@ def test_a_seed_decides_which_rows_are_drawn(mixed):
 def test_too_few_general_rows_are_all_taken_and_told(mixed):
     _, general, found = mixed(0.9)
     assert found.general.rows == general.train.rows
-    assert "90 % of the tokens were asked for: there are no more of them" in account(found, general, 0.9)
+    assert "90 % of the rows were asked for: there are no more of them" in account(found, 0.9)
+
+
+def test_general_rows_that_resemble_what_the_domain_is_measured_on_are_left_out(tmp_path):
+    domain, general = _splits(tmp_path / "domain", "mop", 9), _splits(tmp_path / "general", "sky", 9)
+    asked = "Which of the two brushes reaches farther under the low shelves along the northern wall of the hall"
+    held_out = [*domain.conversations("held_out"), _row(f"{asked}?", "The left.")]
+    write_conversations(domain.folder / "held_out.jsonl", held_out)
+    planted = [_row("MOP  held_out 3", "Other."), _row(f"{asked}, please?", "The right one."), _row("Why?", "So.")]
+    write_conversations(general.folder / "train.jsonl", [*general.conversations("train"), *planted])
+    tokenizer, out = build_tokenizer("plain"), tmp_path / "mixed"
+    out.mkdir()
+    found = mix(domain, general, lengths_of(general, tokenizer, thinking=False), 0.9, 0, out)
+    mixed_in = [row.messages[0].content for row in found.conversations("train")[domain.train.rows :]]
+    assert sorted(mixed_in) == sorted([*(f"sky train {number}?" for number in range(9)), "Why?"])
+    assert "2 left out that resemble rows on which the domain is measured" in account(found, 0.9)
