@@ -13,18 +13,13 @@ def option_log_probs(engine: Engine, prompt: Ids, options: Sequence[Ids]) -> tup
     What an option's token is predicted from is the prompt and the option's tokens before it, so that options which
     begin alike share predictions; a sequence is run only where another does not already hold all it would tell.
     """
-    import numpy as np
-
     found: dict[Ids, float] = {}
-    for option in _to_run(options):
-        positions = range(len(prompt), len(prompt) + len(option))
+    runs = _to_run(options)
+    for option, predictions in zip(runs, engine.log_probs_behind(prompt, runs), strict=True):
         beginnings = [option[:length] for length in range(len(option))]
         wanted = [{o[: len(b) + 1] for o in options if len(o) > len(b) and o[: len(b)] == b} for b in beginnings]
-        seen = 0
-        for block in engine.log_prob_blocks((*prompt, *option), positions):
-            for row, spelled in zip(np.asarray(block), wanted[seen : seen + len(block)], strict=True):
-                found.update({part: float(row[part[-1]]) for part in spelled})
-            seen += len(block)
+        for row, spelled in zip(predictions, wanted, strict=True):
+            found.update({part: float(row[part[-1]]) for part in spelled})
     return tuple(sum(found[option[: n + 1]] for n in range(len(option))) for option in options)
 
 

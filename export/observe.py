@@ -245,7 +245,7 @@ class _Answer(NamedTuple):
 
 
 def _options(engine: Engine, work: Items, tell: Callable[[str], None]) -> list[tuple[float, ...]]:
-    """How probable each item's options are to the model: a run of it for nearly every option."""
+    """How probable each item's options are to the model, read behind one run of its prompt."""
     found: list[tuple[float, ...]] = []
     for item in work.items:
         found.append(option_log_probs(engine, item.prompt, item.options))

@@ -71,6 +71,18 @@ class Engine(Protocol):
 
         return np.concatenate([block.copy() for block in self.log_prob_blocks(ids, positions)])
 
+    def log_probs_behind(
+        self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> "Iterator[NDArray[np.float32]]":
+        """The log-probabilities over each token of each continuation, shape (len(continuation), vocabulary), in order.
+
+        What `log_prob_blocks` tells of prompt and continuation as one sequence, up to rounding: engines that can run
+        the prompt once for all of them do.
+        """
+        for continuation in continuations:
+            positions = range(len(prompt), len(prompt) + len(continuation))
+            yield self.log_probs((*prompt, *continuation), positions)
+
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
         """Greedy answers to prompts of token ids, in order. Stops at any stop id the artifact itself declares."""
         ...
@@ -78,6 +90,12 @@ class Engine(Protocol):
     def close(self) -> None:
         """Frees the model's memory."""
         ...
+
+
+def require_beginning(prompt: Sequence[int]) -> None:
+    """Raises EngineError for a prompt of no tokens."""
+    if not prompt:
+        raise EngineError("the prompt has no tokens: nothing predicts the first token.")
 
 
 def require_positions(ids: Sequence[int], positions: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ GPTQ kernels convert what they are given themselves.
 """
 
 import contextlib
+import copy
 import gc
 import io
 import logging
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.artifacts import read_model_config
-from export.engines._base import ROWS_AT_ONCE, Engine, Generation, Subject, require_positions
+from export.engines._base import ROWS_AT_ONCE, Engine, Generation, Subject, require_beginning, require_positions
 from export.errors import EngineError, MissingDependencyError, ModelError
 from export.loading import open_model, open_tokenizer
 
@@ -85,7 +86,7 @@ class HfEngine(Engine):
         if not positions:
             yield torch.empty((0, self.vocabulary_size)).numpy()
             return
-        tokens = torch.tensor([list(ids)], device=self.model.device)
+        tokens = self._tokens(ids)
         wanted = torch.tensor(positions, device=self.model.device) - 1
         blocks = self._logits(tokens, wanted)
         while True:
@@ -94,6 +95,31 @@ class HfEngine(Engine):
                     return
                 block = logits[:, : self.vocabulary_size].float().log_softmax(dim=-1).cpu().numpy()
             yield block
+
+    def log_probs_behind(
+        self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> "Iterator[NDArray[np.float32]]":
+        """See `Engine.log_probs_behind`. The prompt is run once, and each continuation behind a copy of its cache."""
+        import torch
+
+        require_beginning(prompt)
+        with _eager():
+            first = self.model(input_ids=self._tokens(prompt), use_cache=True, logits_to_keep=1)
+        for continuation in continuations:
+            with _eager():
+                logits = [first.logits[0]]
+                if len(continuation) > 1:
+                    cache = copy.deepcopy(first.past_key_values)  # of any kind: a recurrent state cannot be cut back
+                    tokens = self._tokens(continuation[:-1])
+                    logits.append(self.model(input_ids=tokens, past_key_values=cache, use_cache=True).logits[0])
+                rows = torch.cat(logits)[: len(continuation), : self.vocabulary_size]
+                found: NDArray[np.float32] = rows.float().log_softmax(dim=-1).cpu().numpy()
+            yield found
+
+    def _tokens(self, ids: Sequence[int]) -> Any:
+        import torch
+
+        return torch.tensor([list(ids)], device=self.model.device)
 
     def _logits(self, tokens: Any, wanted: Any) -> Iterator[Any]:
         """Logits behind the `wanted` indexes of one sequence, in blocks of shape (at most ROWS_AT_ONCE, rows)."""
@@ -114,7 +140,7 @@ class HfEngine(Engine):
         """
         import torch
 
-        probe = torch.tensor([[0, 1]], device=self.model.device)
+        probe = self._tokens((0, 1))
         with _eager():
             whole = self.model(input_ids=probe, use_cache=False).logits
             states = self.model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.engines._base import Engine, Generation, require_positions
+from export.engines._base import Engine, Generation, require_beginning, require_positions
 from export.engines._llama_log import LlamaLog, captured_log
 from export.engines._llama_model import Vocabulary, load_model
 from export.errors import EngineError
@@ -62,6 +62,24 @@ class LlamaCppEngine(Engine):
                 for row in logits:
                     row[:] = _log_softmax(row)
                 yield logits
+
+    def log_probs_behind(
+        self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> "Iterator[NDArray[np.float32]]":
+        """See `Engine.log_probs_behind`. The prompt is run once, where the architecture lets its cache be cut back."""
+        import numpy as np
+
+        require_beginning(prompt)
+        with captured_log() as log:
+            self._forget(keep=0)
+            first = self._last_logits(prompt, log).copy()
+            for continuation in continuations:
+                self._forget(keep=len(prompt))
+                if missing := prompt[len(self._in_cache) :]:
+                    self._last_logits(missing, log)
+                every = frozenset(range(len(continuation) - 1))
+                rows = [first, *(row.copy() for rows in self._decode(continuation[:-1], every, log) for row in rows)]
+                yield np.stack([_log_softmax(row) for row in rows[: len(continuation)]])
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
         """See `Engine.generate`. `seconds` is decoding alone: it covers one model step per id in `ids`, and neither
@@ -155,6 +173,8 @@ class LlamaCppEngine(Engine):
 
     def _forget(self, keep: int) -> None:
         """Drops everything behind the first `keep` cached tokens; all of it where the memory cannot be cut."""
+        if keep == len(self._in_cache) > 0:
+            return
         if not self._can_keep_prefix:
             keep = 0
         if keep == 0:

@@ -62,6 +62,36 @@ def test_log_probs_are_those_of_transformers(engine: hf.HfEngine, folder: Path) 
     np.testing.assert_allclose(np.exp(seen).sum(-1), 1, atol=1e-5)
 
 
+CONTINUATIONS = [[5], [5, 9, 12], [6, 9], [5, 9, 12, 3, 3], [5]]
+
+
+def test_what_stands_behind_a_prompt_is_as_likely_as_in_one_sequence(engine: hf.HfEngine) -> None:
+    for prompt in (IDS[:1], IDS[:40]):
+        found = list(engine.log_probs_behind(prompt, CONTINUATIONS))
+        for rows, continuation in zip(found, CONTINUATIONS, strict=True):
+            whole = engine.log_probs([*prompt, *continuation], range(len(prompt), len(prompt) + len(continuation)))
+            assert rows.shape == whole.shape
+            np.testing.assert_allclose(rows, whole, atol=1e-4)
+
+
+def test_a_prompt_is_run_once_for_all_that_stands_behind_it(engine: hf.HfEngine, monkeypatch) -> None:
+    seen = []
+    plain = engine.model.forward
+
+    def counted(**given):
+        seen.append(given["input_ids"].numel())
+        return plain(**given)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    list(engine.log_probs_behind(IDS[:40], CONTINUATIONS))
+    assert seen == [40, 2, 1, 4]
+
+
+def test_a_prompt_of_no_tokens_is_refused(engine: hf.HfEngine) -> None:
+    with pytest.raises(EngineError, match="nothing predicts the first token"):
+        list(engine.log_probs_behind([], CONTINUATIONS))
+
+
 def test_positions_without_anything_before_them_are_refused(engine: hf.HfEngine) -> None:
     assert engine.log_probs(IDS, []).shape[0] == 0
     for position in (0, len(IDS), -1):

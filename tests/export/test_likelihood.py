@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from export.engines import Engine
 from export.likelihood import option_log_probs
 
 VOCABULARY = 12
 
 
-class _Engine:
+class _Engine(Engine):
     """Predicts by the ids before: a seeded distribution for each sequence. Counts its runs."""
 
     def __init__(self):

@@ -1,12 +1,13 @@
 """The llama.cpp engine against transformers, and against itself run afresh."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,6 +67,36 @@ def test_options_are_as_likely_as_their_tokens_one_by_one(engine: LlamaCppEngine
         rows = [engine.log_probs(ids, [place])[0] for place in range(len(prompt), len(ids))]
         expected.append(sum(float(row[token]) for row, token in zip(rows, option, strict=True)))
     assert option_log_probs(engine, tuple(prompt), options) == pytest.approx(expected, abs=2e-2)
+
+
+def test_what_stands_behind_a_prompt_is_as_likely_as_in_one_sequence(engine: LlamaCppEngine, case: Case) -> None:
+    continuations = [[5], [5, 9, 12], [6, 9], [5, 9, 12, 3, 3], [5]]
+    for prompt in (random_ids(case, 1), random_ids(case, BATCH_TOKENS + 3)):
+        found = list(engine.log_probs_behind(prompt, continuations))
+        for rows, continuation in zip(found, continuations, strict=True):
+            ids = [*prompt, *continuation]
+            whole = np.concatenate([engine.log_probs(ids, [place]) for place in range(len(prompt), len(ids))])
+            assert rows.shape == whole.shape
+            np.testing.assert_allclose(rows, whole, atol=2e-2)
+
+
+def test_a_prompt_is_run_once_where_its_cache_can_be_cut_back(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, prompt, run = case.load(), random_ids(case, 40), []
+    plain = engine._decode
+
+    def counted(ids: Sequence[int], *rest: Any) -> Iterator[NDArray[np.float32]]:
+        run.append(len(ids))
+        return plain(ids, *rest)
+
+    monkeypatch.setattr(engine, "_decode", counted)
+    list(engine.log_probs_behind(prompt, [[5, 9, 12], [6, 9]]))
+    engine.close()
+    assert run == ([40, 2, 40, 1] if "qwen3_5" in case.model.base else [40, 2, 1])
+
+
+def test_a_prompt_of_no_tokens_is_refused(engine: LlamaCppEngine) -> None:
+    with pytest.raises(EngineError, match="nothing predicts the first token"):
+        list(engine.log_probs_behind([], [[5]]))
 
 
 def test_rows_are_the_positions_asked_for_across_batches(engine: LlamaCppEngine, case: Case) -> None:
