@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.device_verbs import add_bundle, add_rehearse
+
 if TYPE_CHECKING:
     from export.compare import Verdict
     from finetune.pipeline import Run, Stage
@@ -115,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     fit_verbs.add_fit(verbs, _positive)
     _add_chat(verbs)
     _add_batch(verbs)
+    add_bundle(verbs)
+    add_rehearse(verbs)
     _add_recipes(verbs)
     _add_init(verbs)
     return parser

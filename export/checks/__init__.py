@@ -17,6 +17,7 @@ from export.checks._base import (
 )
 from export.checks._json_answer import Answer as JsonAnswer
 from export.checks._json_answer import read as read_json
+from export.checks._json_answer import same as same_json
 from export.checks._json_schema import schema_validator
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SafetyItem",
     "measurement",
     "read_json",
+    "same_json",
     "schema_validator",
     "share",
 ]

@@ -24,6 +24,11 @@ class Vocabulary:
         self._model = model
         self._pointer = llama_cpp.llama_model_get_vocab(model)
 
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's own pointer to the vocabulary, for what it builds upon one."""
+        return self._pointer
+
     def __len__(self) -> int:
         """Rows of the logits, padding included."""
         return int(self._library.llama_vocab_n_tokens(self._pointer))

@@ -1,0 +1,463 @@
+#!/usr/bin/env python3
+"""Turns a command into one checked action, with the model that lies beside this file. It ships as it is.
+
+    python client.py "mop the kitchen"         one command
+    python client.py --lines < commands.txt    one command a line in, one JSON line out; the model is loaded once
+    python client.py --server URL "..."        the same through a llama-server that serve.sh started
+    python client.py --verify                  compares every file with SHA256SUMS
+
+What comes out is a JSON object: `action`, or null and the `reason` why there is none. An action is given only if the
+answer is JSON, keeps schema.json, and says nothing that known_values.json does not know of its fields. Nothing is ever
+drawn by chance: the most probable token that the grammar allows is taken. So asking again would give the same answer,
+and there is one retry only: an answer that was cut by its length goes on to twice the length. Without a grammar, JSON
+in a Markdown fence is read out of it. All else is rejected, and what to do then is the caller's.
+
+Needs Python 3.10 or newer, jsonschema, and llama-cpp-python unless --server is given.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+import unicodedata
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+HERE = Path(__file__).resolve().parent
+SETTINGS, SCHEMA, GRAMMAR, KNOWN, SUMS = (
+    "bundle.json",
+    "schema.json",
+    "grammar.gbnf",
+    "known_values.json",
+    "SHA256SUMS",
+)
+STATE = "prefix.state"
+_FENCED = re.compile(r"```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL)
+_SECONDS_TO_WAIT = 600.0
+
+
+class Generation(NamedTuple):
+    """One answer as the model wrote it. `stopped`: it ended by itself and was not cut."""
+
+    text: str
+    tokens: int
+    stopped: bool
+    prompt_tokens: int
+    first_token_seconds: float
+    decode_seconds: float
+
+
+class Model(Protocol):
+    """What answers: `tokenize` reads special tokens only where asked; `generate` takes a whole prompt's token ids."""
+
+    state: str
+
+    def tokenize(self, text: str, special: bool) -> list[int]: ...  # noqa: D102 - as the class says
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int) -> Generation: ...  # noqa: D102 - as the class says
+
+
+class RejectedError(Exception):
+    """There is no action to take; the message says why."""
+
+
+def prompt_ids(prompt: Mapping[str, Any], command: str, tokenize: Callable[[str, bool], list[int]]) -> list[int]:
+    """Token ids of the whole prompt. Whatever a command spells, it stays text: no special token is read in it."""
+    text = unicodedata.normalize("NFC", command).strip()
+    if not text:
+        raise RejectedError("the command is empty")
+    spoken = tokenize(prompt["before_command"] + text + prompt["behind_command"], False)
+    return [*prompt["prefix_ids"], *spoken, *tokenize(prompt["opening"], True)]
+
+
+def read_action(text: str, fenced_too: bool) -> Any:
+    """An answer's JSON value. Raises RejectedError where it is none, or says a key twice: which one counts is open."""
+    stripped = text.strip()
+    fenced = _FENCED.fullmatch(stripped) if fenced_too else None
+    try:
+        return json.loads(fenced["inside"] if fenced else stripped, object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise RejectedError(f"the answer is not JSON: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def schema_problem(schema: Any, action: Any) -> str | None:
+    """How an action breaks the schema, or None."""
+    from jsonschema import Draft202012Validator, validators
+
+    kind = validators.validator_for(schema, default=Draft202012Validator)
+    error = next(iter(kind(schema).iter_errors(action)), None)
+    return None if error is None else f"{error.json_path}: {error.message}"
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each text, number and the like within a value, with the fields that lead to it; places in lists do not count."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}/{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner, f"{path}/*")
+    else:
+        yield path, value
+
+
+def meaning_problem(known: Mapping[str, Any], action: Any, command: str) -> str | None:
+    """What an action says that training never showed, or None: an unknown field, an unknown value of a field that has
+    few, or words that the command does not hold where a field always repeats the command's.
+    """
+    said = unicodedata.normalize("NFC", command).casefold()
+    for path, value in leaves(action):
+        rule = known["fields"].get(path)
+        if rule is None:
+            return f"no training row has the field {path}"
+        if rule["kind"] == "closed" and value not in rule["values"]:
+            return f"{path}: {value!r} is none of the {len(rule['values'])} values known"
+        if rule["kind"] == "quoted" and str(value).casefold() not in said:
+            return f"{path}: {value!r} is not in the command"
+    return None
+
+
+class Client:
+    """A bundle's folder and a model that runs it."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        self.model = model
+        self._settings = _read(folder / SETTINGS)
+        self._schema = _read(folder / SCHEMA) if (folder / SCHEMA).is_file() else None
+        self._known = _read(folder / KNOWN) if (folder / KNOWN).is_file() else None
+        self._has_grammar = (folder / GRAMMAR).is_file()
+
+    def answer(self, command: str) -> dict[str, Any]:
+        """What to do for a command, and what it took."""
+        try:
+            ids = prompt_ids(self._settings["prompt"], command, self.model.tokenize)
+            most = self._settings["max_new_tokens"]
+            if len(ids) + most > self._settings["context_tokens"]:
+                raise RejectedError(f"the command is too long: {len(ids)} tokens with its prompt")
+        except RejectedError as error:
+            return {"action": None, "reason": str(error)}
+        generation, attempts = self.model.generate(ids, most), 1
+        room = self._settings["context_tokens"] - len(ids)
+        if not generation.stopped and room > most:
+            generation, attempts = self.model.generate(ids, min(2 * most, room)), 2
+        return {**self._judged(generation, command), **generation._asdict(), "attempts": attempts}
+
+    def _judged(self, generation: Generation, command: str) -> dict[str, Any]:
+        """The action of an answer, or why it is not taken; `schema_valid` is null where there is no schema."""
+        if self._schema is None:
+            return {"action": generation.text, "reason": None, "schema_valid": None}
+        valid = False
+        try:
+            if not generation.stopped:
+                raise RejectedError(f"the answer was cut at {generation.tokens} tokens")
+            action = read_action(generation.text, fenced_too=not self._has_grammar)
+            problem = schema_problem(self._schema, action)
+            if problem is not None:
+                raise RejectedError(f"the answer breaks the schema: {problem}")
+            valid = True
+            strange = None if self._known is None else meaning_problem(self._known, action, command)
+            if strange is not None:
+                raise RejectedError(strange)
+        except RejectedError as error:
+            return {"action": None, "reason": str(error), "schema_valid": valid}
+        return {"action": action, "reason": None, "schema_valid": True}
+
+
+class LocalModel:
+    """The bundle's file in this process, by llama.cpp's C interface; the prompt's beginning comes from its state file.
+
+    `state` says where that came from: loaded, or rebuilt because the file was missing, damaged or of another version.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], threads: int | None = None) -> None:
+        # OpenMP's threads wait by spinning: beside another program on the same cores that takes many times as long
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        # numpy, which llama_cpp imports, sets memory aside for each thread of a library that nothing here uses
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        import llama_cpp
+
+        self._library = llama_cpp
+        self._log: list[bytes] = []
+        # llama.cpp keeps the pointer: the callback must live as long as the library is used
+        self._keep_log = llama_cpp.llama_log_callback(
+            lambda level, text, _: self._log.append(text) if level > 3 else None
+        )
+        llama_cpp.llama_log_set(self._keep_log, None)
+        llama_cpp.llama_backend_init()
+        self._batch_tokens = settings["batch_tokens"]
+        self._prefix = list(settings["prompt"]["prefix_ids"])
+        self._context = self._open(folder / settings["model"], settings, threads or _cores())
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._grammar, self._within, self._greedy = self._samplers(folder / GRAMMAR)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._state_path = folder / STATE
+        self.state = self._begin()
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        """See `Model`."""
+        import ctypes
+
+        data = text.encode()
+        ids = (ctypes.c_int32 * (len(data) + 1))()
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, len(ids), False, special)
+        return list(ids[:count])
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int) -> Generation:
+        """See `Model`. Only what stands behind the prefix is read."""
+        started = time.perf_counter()
+        self._rewind()
+        if self._grammar is not None:
+            self._library.llama_sampler_reset(self._grammar)
+        self._run(ids[len(self._prefix) :])
+        data, tokens, token, first = b"", 0, self._next(), time.perf_counter()
+        while not (stopped := self._library.llama_vocab_is_eog(self._vocabulary, token)) and tokens < max_new_tokens:
+            data += self._bytes_of(token)
+            tokens += 1
+            self._run([token])
+            token = self._next()
+        seconds = time.perf_counter() - first
+        return Generation(data.decode(errors="replace"), tokens, bool(stopped), len(ids), first - started, seconds)
+
+    def _open(self, path: Path, settings: Mapping[str, Any], threads: int) -> Any:
+        parameters = self._library.llama_model_default_params()
+        # weights that llama.cpp packs anew for the processor would else be in memory twice
+        parameters.load_mode = self._library.LLAMA_LOAD_MODE_NONE
+        self._model = self._library.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self._model:
+            raise self._refused(f"llama.cpp could not load {path}")
+        wanted = self._library.llama_context_default_params()
+        wanted.n_ctx = settings["context_tokens"]
+        wanted.n_batch = wanted.n_ubatch = self._batch_tokens
+        wanted.n_threads = wanted.n_threads_batch = threads
+        wanted.type_k = wanted.type_v = getattr(self._library, f"GGML_TYPE_{settings['cache_type'].upper()}")
+        context = self._library.llama_init_from_model(self._model, wanted)
+        if not context:
+            raise self._refused(f"llama.cpp could not set up {wanted.n_ctx} tokens of context")
+        return context
+
+    def _samplers(self, path: Path) -> tuple[Any, Any, Any]:
+        """The grammar, the most probable token within it, and the most probable of all."""
+        library = self._library
+        greedy = library.llama_sampler_init_greedy()
+        if not path.is_file():
+            return None, None, greedy
+        grammar = library.llama_sampler_init_grammar(self._vocabulary, path.read_bytes(), b"root")
+        if not grammar:
+            raise self._refused(f"llama.cpp reads no grammar in {path}")
+        within = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
+        library.llama_sampler_chain_add(within, grammar)
+        library.llama_sampler_chain_add(within, library.llama_sampler_init_greedy())
+        return grammar, within, greedy
+
+    def _next(self) -> int:
+        """The most probable token that the grammar allows. All others are asked only where the top one fails."""
+        import ctypes
+
+        token = int(self._library.llama_sampler_sample(self._greedy, self._context, -1))
+        if self._grammar is None:
+            return token
+        one = self._library.llama_token_data(token, 0.0, 0.0)
+        array = self._library.llama_token_data_array(ctypes.pointer(one), 1, -1, False)
+        self._library.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        if one.logit != 0.0:
+            return int(self._library.llama_sampler_sample(self._within, self._context, -1))
+        self._library.llama_sampler_accept(self._grammar, token)
+        return token
+
+    def _run(self, ids: Sequence[int]) -> None:
+        import ctypes
+
+        for start in range(0, len(ids), self._batch_tokens):
+            some = ids[start : start + self._batch_tokens]
+            held = (ctypes.c_int32 * len(some))(*some)  # the batch only points to it
+            batch = self._library.llama_batch_get_one(held, len(some))
+            if self._library.llama_decode(self._context, batch) != 0:
+                raise self._refused("llama.cpp broke off")
+
+    def _begin(self) -> str:
+        if self._load_state():
+            return "loaded"
+        self._library.llama_memory_clear(self._memory, True)
+        if self._prefix:
+            self._run(self._prefix)
+        self._save_state()
+        return "rebuilt"
+
+    def _rewind(self) -> None:
+        """Goes back to the prefix: by cutting what stands behind it or, where the memory cannot be cut, by its file."""
+        if self._prefix and self._library.llama_memory_seq_rm(self._memory, 0, len(self._prefix), -1):
+            return
+        if not self._load_state():
+            self._library.llama_memory_clear(self._memory, True)
+            if self._prefix:
+                self._run(self._prefix)
+
+    def _load_state(self) -> bool:
+        import ctypes
+
+        record = self._state_path.with_name(f"{STATE}.sha256")
+        if not self._state_path.is_file() or not record.is_file():
+            return False
+        if record.read_text().split() != [_sha256(self._state_path), STATE]:
+            return False
+        room = (ctypes.c_int32 * (len(self._prefix) + 1))()
+        count = ctypes.c_size_t(0)
+        self._library.llama_memory_clear(self._memory, True)
+        read = self._library.llama_state_seq_load_file(
+            self._context, str(self._state_path).encode(), 0, room, len(room), ctypes.byref(count)
+        )
+        return bool(read) and list(room[: count.value]) == self._prefix
+
+    def _save_state(self) -> None:
+        """Writes the state beside the bundle. Where that cannot be, the next start takes a little longer."""
+        import ctypes
+
+        ids = (ctypes.c_int32 * len(self._prefix))(*self._prefix)
+        partial = self._state_path.with_name(f".{STATE}.{os.getpid()}")
+        record = partial.with_name(f"{partial.name}.sha256")
+        try:
+            self._library.llama_state_seq_save_file(self._context, str(partial).encode(), 0, ids, len(ids))
+            record.write_text(f"{_sha256(partial)}  {STATE}\n")
+            partial.replace(self._state_path)
+            record.replace(self._state_path.with_name(f"{STATE}.sha256"))
+        except OSError as error:
+            print(f"{self._state_path} was not written: {error}", file=sys.stderr)
+
+    def _bytes_of(self, token: int) -> bytes:
+        import ctypes
+
+        room = 256
+        while True:
+            piece = ctypes.create_string_buffer(room)
+            count = self._library.llama_token_to_piece(self._vocabulary, token, piece, room, 0, False)
+            if count >= 0:
+                return piece.raw[:count]
+            room = -count
+
+    def _refused(self, what: str) -> RuntimeError:
+        said = b"".join(self._log[-4:]).decode(errors="replace").strip()
+        return RuntimeError(f"{what}: {said or 'it gave no reason; is there enough memory?'}")
+
+
+class ServerModel:
+    """The same through llama-server: its /tokenize, /completion and /slots, as serve.sh starts it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._url = url.rstrip("/")
+        grammar = folder / GRAMMAR
+        self._grammar = grammar.read_text(encoding="utf-8") if grammar.is_file() else None
+        try:
+            self._post("/slots/0?action=restore", {"filename": STATE})
+            self.state = "loaded"
+        except OSError as error:  # the server reads the prefix itself then
+            self.state = f"not loaded: {error}"
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        """See `Model`."""
+        asked = {"content": text, "add_special": False, "parse_special": special}
+        return list(self._post("/tokenize", asked)["tokens"])
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int) -> Generation:
+        """See `Model`. The seconds are the server's own account."""
+        asked = {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": 0, "cache_prompt": True, "id_slot": 0}
+        said = self._post("/completion", {**asked, **({} if self._grammar is None else {"grammar": self._grammar})})
+        took, stopped = said["timings"], said["stop_type"] == "eos"
+        return Generation(
+            text=said["content"],
+            tokens=said["tokens_predicted"] - stopped,  # the server counts the token that ends the turn
+            stopped=stopped,
+            prompt_tokens=len(ids),
+            first_token_seconds=took["prompt_ms"] / 1000,
+            decode_seconds=took["predicted_ms"] / 1000,
+        )
+
+    def _post(self, path: str, content: Mapping[str, Any]) -> Any:
+        data, headers = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._url + path, data, headers)
+        with urllib.request.urlopen(request, timeout=_SECONDS_TO_WAIT) as response:
+            return json.load(response)
+
+
+def verify(folder: Path) -> list[str]:
+    """The files that are not as SHA256SUMS says: missing, or of other bytes."""
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    listed = [line.split("  ", 1) for line in lines]
+    return [name for expected, name in listed if not (folder / name).is_file() or _sha256(folder / name) != expected]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(content: Mapping[str, Any]) -> None:
+    print(json.dumps(content, ensure_ascii=False), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: an action; 1: none for at least one command, or a file that is not as listed; 2: it could not be done."""
+    parser = argparse.ArgumentParser(description="Turns a command into one checked action.")
+    parser.add_argument("command", nargs="*")
+    parser.add_argument(
+        "--lines", nargs="?", const="text", choices=["text", "json"], help="read commands, one a line, as text or JSON"
+    )
+    parser.add_argument("--server", metavar="URL", help="ask a llama-server, such as http://127.0.0.1:8080")
+    parser.add_argument("--threads", type=int, help="processor threads (default: all that this process may use)")
+    parser.add_argument("--verify", action="store_true", help="compare the files with SHA256SUMS, and do nothing else")
+    parsed = parser.parse_args(arguments)
+    if parsed.verify:
+        wrong = verify(HERE)
+        _say({"wrong": wrong})
+        return 1 if wrong else 0
+    started = time.perf_counter()
+    try:
+        model: Model = ServerModel(HERE, parsed.server) if parsed.server else _local(parsed.threads)
+    except (RuntimeError, OSError, ImportError, MemoryError) as error:
+        print(f"client.py: {error}", file=sys.stderr)
+        return 2
+    client = Client(HERE, model)
+    if parsed.lines:
+        _say({"ready": True, "state": model.state, "seconds": time.perf_counter() - started})
+    read = json.loads if parsed.lines == "json" else str.strip
+    commands = map(read, sys.stdin) if parsed.lines else [" ".join(parsed.command)]
+    taken = True
+    for command in commands:
+        answer = client.answer(command)
+        taken = taken and answer["action"] is not None
+        _say(answer)
+    return 0 if taken else 1
+
+
+def _local(threads: int | None) -> LocalModel:
+    return LocalModel(HERE, _read(HERE / SETTINGS), threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

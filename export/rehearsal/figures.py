@@ -1,0 +1,116 @@
+"""The figures of a soak: shares and means with their intervals, and how fast memory grew."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from export.checks import read_json, same_json
+from export.rehearsal.results import AgainstMerged, Growth, Mean, Share
+from export.rehearsal.soaking import Asked
+from export.sampling import interval, paired_proportion_interval, paired_table, wilson_interval
+from export.verdict import Verdict
+
+# Resident memory moves in steps while caches fill: the beginning is left out, and the rest is averaged in blocks, which
+# are far enough apart to be taken for independent. In a short soak a few pages are megabytes an hour: it is not judged.
+_WARM_UP_SHARE = 0.2
+_LEAST_SECONDS_TO_JUDGE = 300.0
+_BLOCKS = 20
+_LEAST_BLOCKS = 5
+_TOLERATED_SHARE_PER_HOUR = 0.01
+
+
+def share(flags: Sequence[bool]) -> Share:
+    """How many of some flags are set, with the share's interval."""
+    count = sum(flags)
+    return Share(count=count, n=len(flags), interval=wilson_interval(count / len(flags), len(flags)))
+
+
+def mean_by_row(asked: Sequence[Asked], value: Callable[[dict[str, Any]], float | None]) -> Mean | None:
+    """The mean of what `value` reads off answers, rows being the units; None where it reads nothing off any."""
+    found: dict[int, list[float]] = {}
+    for one in asked:
+        if (number := value(one.answer)) is not None:
+            found.setdefault(one.row, []).append(number)
+    if not found:
+        return None
+    sample = tuple(tuple(row) for row in found.values())
+    numbers = [number for row in sample for number in row]
+    return Mean(
+        value=sum(numbers) / len(numbers),
+        interval=interval(sample, "mean", seed=0),
+        largest=max(numbers),
+        rows=len(sample),
+        answers=len(numbers),
+    )
+
+
+def first_token_seconds(answer: dict[str, Any]) -> float | None:
+    """From the command to the first token of its answer."""
+    seconds: float | None = answer.get("first_token_seconds")
+    return seconds
+
+
+def tokens_per_second(answer: dict[str, Any]) -> float | None:
+    """Of the tokens behind the first one; None for an answer without any."""
+    tokens, seconds = answer.get("tokens", 0), answer.get("decode_seconds", 0.0)
+    return tokens / seconds if tokens and seconds > 0 else None
+
+
+def is_right(said: str | None, expected: str) -> bool:
+    """Whether an answer is the expected one: as JSON whatever the order of keys, else as text."""
+    if said is None:
+        return False
+    gold, answer = read_json(expected), read_json(said)
+    if gold.has_value:
+        return answer.has_value and same_json(gold.value, answer.value, "ordered")
+    return said.strip() == expected.strip()
+
+
+def against_merged(right: Sequence[bool], merged: Sequence[bool]) -> AgainstMerged:
+    """The bundle's right answers beside the merged model's, row by row."""
+    table = paired_table([float(r) for r in merged], [float(r) for r in right])
+    return AgainstMerged(
+        rows=len(right),
+        right=sum(right),
+        merged_right=sum(merged),
+        difference=(sum(right) - sum(merged)) / len(right),
+        interval=paired_proportion_interval(table),
+    )
+
+
+def growth(times: Sequence[float], resident_bytes: Sequence[int], limit_bytes: int) -> Growth | None:
+    """The slope of resident memory over time, by least squares over the means of 20 blocks of answers of equal number.
+
+    Its interval is Student's, at 90 % (any textbook's simple linear regression; blocks are taken for independent). It
+    passes when the upper end is within one hundredth of the limit an hour, and fails when the lower end is beyond it.
+    A soak of less than five minutes is not judged. None where there are too few answers for five blocks.
+    """
+    import numpy as np
+    from scipy import stats
+
+    first = int(len(times) * _WARM_UP_SHARE)
+    kept = len(times) - first
+    blocks = min(_BLOCKS, kept)
+    if blocks < _LEAST_BLOCKS:
+        return None
+    hours = np.array([part.mean() for part in np.array_split(np.asarray(times[first:]) / 3600, blocks)])
+    held = np.array([part.mean() for part in np.array_split(np.asarray(resident_bytes[first:], dtype=float), blocks)])
+    fit = stats.linregress(hours, held)
+    flat = not np.ptp(held)  # scipy then has no standard error
+    reach = 0.0 if flat else float(stats.t.ppf(0.95, blocks - 2) * fit.stderr)
+    slope, tolerated = float(fit.slope), limit_bytes * _TOLERATED_SHARE_PER_HOUR
+    low, high = slope - reach, slope + reach
+    return Growth(
+        bytes_per_hour=slope,
+        interval=(low, high),
+        tolerated_bytes_per_hour=tolerated,
+        blocks=blocks,
+        seconds=times[-1] - times[first],
+        verdict=_judged(low, high, tolerated) if times[-1] >= _LEAST_SECONDS_TO_JUDGE else None,
+    )
+
+
+def _judged(low: float, high: float, tolerated: float) -> Verdict:
+    if not math.isfinite(high) or low <= tolerated < high:
+        return "cannot tell"
+    return "pass" if high <= tolerated else "fail"

@@ -1,0 +1,152 @@
+"""The grammar of a bundle, as llama.cpp itself walks it: every right answer passes, planted wrong ones do not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from export.bundle.grammar import grammar_of, key_order_of
+from export.bundle.rejected import rejected_mass
+from export.checks import Items
+from export.engines import llama_cpp
+from export.engines.llama_library import GrammarWalk
+from export.errors import EngineError, ExportError
+from tests.bundle.making import read
+
+
+@pytest.fixture(scope="module")
+def accepts(bundle, vocabulary):
+    """Whether llama.cpp lets the model write a text, and stop behind it."""
+    walk = GrammarWalk(vocabulary, (bundle / "grammar.gbnf").read_text(encoding="utf-8"))
+    end = vocabulary.tokenize("<|im_end|>")
+
+    def asked(text):
+        return walk.first_rejected([*vocabulary.tokenize(text, parse_special=False), *end]) is None
+
+    yield asked
+    walk.close()
+
+
+def _answers(run, *splits):
+    lines = [line for split in splits for line in (run / f"data/{split}.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line)["messages"][-1]["content"] for line in lines]
+
+
+def test_every_right_answer_passes_llama_cpps_own_grammar(run, accepts):
+    answers = _answers(run, "train", "valid", "held_out")
+    assert len(answers) > 150
+    assert [answer for answer in answers if not accepts(answer)] == []
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda text: text[:-1] + ',"extra":1}',
+        lambda text: text.replace('"task":"', '"task":"x', 1),
+        lambda text: text.replace('"say":', '"words":', 1),
+        lambda text: f"```json\n{text}\n```",
+        lambda text: f"{text} Done!",
+        lambda text: f"Here it is: {text}",
+        lambda text: text[:-1],
+        lambda text: json.dumps({"actions": json.loads(text)["actions"]}, separators=(",", ":")),
+        lambda text: json.dumps({**json.loads(text), "actions": []}, separators=(",", ":")),
+    ],
+    ids=[
+        "extra key",
+        "no such task",
+        "no such key",
+        "markdown",
+        "a word after",
+        "a word before",
+        "cut",
+        "a key left out",
+        "a list for an object",
+    ],
+)
+def test_a_planted_wrong_answer_is_rejected(run, accepts, plant):
+    for answer in _answers(run, "held_out")[:5]:
+        assert accepts(answer)
+        assert not accepts(plant(answer))
+
+
+def test_chinese_values_of_an_enum_pass_as_they_are_written(vocabulary):
+    # the converter writes them as escapes, which GBNF reads as the characters
+    grammar = grammar_of({"type": "object", "additionalProperties": {"enum": ["正面", "负面"]}}, ())
+    walk = GrammarWalk(vocabulary, grammar.text)
+    end = vocabulary.tokenize("<|im_end|>")
+    assert walk.first_rejected([*vocabulary.tokenize('{"service":"正面"}'), *end]) is None
+    assert walk.first_rejected([*vocabulary.tokenize('{"service":"中性"}'), *end]) is not None
+    walk.close()
+
+
+def test_what_the_converter_passes_over_is_told():
+    schema = {
+        "type": "object",
+        "if": {"properties": {"a": {"const": 1}}},
+        "properties": {
+            "a": {"type": "integer", "minimum": 3},
+            "not": {"type": "array", "items": {"type": "integer", "not": {}}},
+        },
+        "title": "told by nobody",
+    }
+    assert set(grammar_of(schema, ()).not_enforced) == {
+        "#/if",
+        "#/properties/a/minimum",
+        "#/properties/not/items/not",
+    }
+    either = {"type": "object", "anyOf": [{"type": "string", "not": {"const": "a"}}, {"type": "integer"}]}
+    assert grammar_of(either, ()).not_enforced == ("#/type", "#/anyOf/0/not")
+
+
+def test_a_schema_without_a_grammar_and_a_text_that_is_none(vocabulary):
+    with pytest.raises(ExportError, match="no grammar of the JSON schema"):
+        grammar_of({"type": "weird"}, ())
+    with pytest.raises(ExportError, match="no grammar of the JSON schema"):
+        grammar_of({"$ref": "#/$defs/missing"}, ())
+    with pytest.raises(EngineError, match="reads no grammar"):
+        GrammarWalk(vocabulary, "root ::= nowhere")
+
+
+def test_keys_come_in_the_order_of_the_rows():
+    assert key_order_of([{"b": [{"z": 1}]}, {"a": 1, "b": 2}]) == ("b", "z", "a")
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+    }
+    assert 'b-kv "," space a-kv' in grammar_of(schema, ("b", "a")).text
+    assert 'a-kv "," space b-kv' in grammar_of(schema, ()).text
+
+
+def test_the_rejected_mass_is_that_of_the_tokens_which_do_not_continue_the_one_text_allowed(bundle, run):
+    """The grammar allows one text only, so that by hand a token passes if its bytes begin what is left of it."""
+    item = Items.model_validate_json((run / "check/items.json").read_text("utf-8")).items[0]
+    item = item.model_copy(update={"scored": tuple(p for p in item.scored if p >= len(item.prompt))})
+    grammar = f"root ::= {json.dumps(item.answer, ensure_ascii=False)}\n"
+    engine = llama_cpp.load(bundle / "model-q8_0.gguf", vocabulary_size=4096, context_tokens=256, threads=1)
+    try:
+        found = rejected_mass("x", engine, grammar, [item])
+        probabilities = np.exp(engine.log_probs(item.ids, item.scored).astype(np.float64))
+        pieces = [engine.vocabulary._bytes_of(token) for token in range(4096)]
+        left, expected = item.answer.encode(), []
+        for row, position in zip(probabilities, item.scored, strict=True):
+            stops = [token for token in range(4096) if engine.vocabulary.is_stop(token)]
+            passes = [t for t, piece in enumerate(pieces) if piece and left.startswith(piece)] if left else stops
+            expected.append(1 - row[passes].sum())
+            left = left[len(pieces[item.ids[position]]) :]
+    finally:
+        engine.close()
+    assert found.sample[0] == pytest.approx(expected, abs=1e-6)
+    assert found.figures.tokens == len(item.scored)
+    assert found.figures.largest == pytest.approx(max(expected), abs=1e-6)
+    assert 0.001 < found.figures.mean < 1
+
+
+def test_what_the_grammar_takes_is_told_before_and_after_quantization(bundle, run):
+    told = read(bundle / "grammar_check.json")
+    before, after = told["rejected"]
+    assert (before["subject"], after["subject"]) == ("gguf/f16", "gguf/q8_0")
+    assert before["rows"] == after["rows"] == 12
+    assert before["interval"][0] <= before["mean"] <= before["interval"][1]
+    assert told["change"]["delta"] == pytest.approx(after["mean"] - before["mean"])
+    assert told["answers"] == len(_answers(run, "train", "held_out"))

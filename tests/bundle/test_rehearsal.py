@@ -1,0 +1,290 @@
+"""A rehearsal: the bundle's own client under a hard limit, what is counted, and what a bundle that breaks gives."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from export.bundle import Row
+from export.bundle.device import client
+from export.bundle.packing import write_sums
+from export.bundle.running import RunningClient
+from export.errors import DataError, EngineError, RecipeError
+from export.rehearsal import RehearsalSettings, figures, limits, rehearse
+from export.rehearsal.limits import limit_of, parse_memory
+from export.rehearsal.soaking import Asked
+from finetune import cli
+from finetune.rehearsal_table import lines
+from tests.bundle.making import read
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc are Linux's")
+MEGABYTE = 10**6
+
+
+@pytest.fixture
+def changed(bundle, tmp_path):
+    """A copy of the bundle with some file changed, and sums that say so."""
+
+    def change(name, edit):
+        copy = Path(shutil.copytree(bundle, tmp_path / "changed"))
+        (copy / name).write_text(edit((copy / name).read_text(encoding="utf-8")), encoding="utf-8")
+        write_sums(copy)
+        return copy
+
+    return change
+
+
+def test_a_bundle_is_rehearsed_from_its_archive_to_the_last_restart(bundle, tmp_path, capsys):
+    archive = bundle.with_name(f"{bundle.name}.tar.gz")
+    out, kept = tmp_path / "rehearsal.json", tmp_path / "kept"
+    asked = ["rehearse", str(archive), "--memory", "1GB", "--minutes", "0.05", "--out", str(out), "--keep", str(kept)]
+    assert cli.main(asked) == 0, capsys.readouterr().out
+    found = read(out)
+    rows = [json.loads(line) for line in (bundle / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert found["problems"] == []
+    assert found["limit"]["memory_bytes"] == 1000 * MEGABYTE
+    assert 30 * MEGABYTE < found["peak_resident_bytes"] < found["peak_address_bytes"] <= 1000 * MEGABYTE
+    assert found["answers"] >= found["rows"] == len(rows)
+    assert found["schema_valid"]["count"] == found["answers"]
+    assert (found["wrong_schema"], found["changed_answers"]) == (0, 0)
+    assert found["state"] == "loaded"
+    assert [(r["after"], r["state"], r["same_answer"]) for r in found["restarts"]] == [
+        ("kill -9 while it answered", "loaded", True),
+        ("a damaged state file", "rebuilt", True),
+        ("kill -9 while it started", "rebuilt", True),
+    ]
+    assert found["growth"]["verdict"] is None  # three seconds say nothing of growth
+    assert found["against_merged"]["rows"] == 12
+    # counted anew from what was said
+    right = [json.loads(said) == json.loads(row["answer"]) for said, row in zip(found["said"], rows, strict=True)]
+    assert found["right"]["count"] == sum(right)
+    assert (kept / bundle.name / "client.py").is_file()
+    assert "against the merged model" in capsys.readouterr().out
+
+
+def test_a_bundle_that_needs_more_than_the_limit_is_told_and_not_a_crash(changed, capsys):
+    more = changed("bundle.json", lambda text: text.replace('"context_tokens": 512', '"context_tokens": 400000'))
+    assert cli.main(["rehearse", str(more), "--memory", "600MB", "--minutes", "0"]) == 1
+    said = capsys.readouterr().out
+    assert "under this limit it does not run" in said
+    assert "could not set up 400000 tokens of context" in said
+    assert "verdict: fail" in said
+
+
+def test_a_file_that_was_tampered_with_is_found_before_anything_runs(bundle, tmp_path, capsys):
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    with (copy / "client.py").open("a") as file:
+        file.write(f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert cli.main(["rehearse", str(copy), "--memory", "1GB"]) == 1
+    assert "files are not those of SHA256SUMS: client.py" in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("plant", "problem"),
+    [
+        ("        data = b'{\"actions\": 1}'\n", "answers break the schema"),
+        ("        data = str(started).encode()\n", "answers differ from the same row's first one"),
+    ],
+)
+def test_a_client_that_answers_wrongly_fails(changed, plant, problem):
+    line = "        seconds = time.perf_counter() - first\n"
+    broken = changed("client.py", lambda text: text.replace(line, line + plant))
+    settings = RehearsalSettings(bundle=broken, memory_bytes=1000 * MEGABYTE, cpus=1, minutes=0.02)
+    found = rehearse(settings, print)
+    assert found.verdict == "fail"
+    assert any(problem in one for one in found.problems), found.problems
+    assert any("problem:" in line for line in lines(found))
+
+
+def test_rows_that_cannot_be_read_and_more_processors_than_there_are(bundle, tmp_path):
+    settings = RehearsalSettings(bundle=bundle, memory_bytes=10**9, cpus=1, minutes=0, rows=tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="cannot be read as rows"):
+        rehearse(settings, print)
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(DataError, match="holds no rows"):
+        rehearse(settings, print)
+    with pytest.raises(RecipeError, match="expected no more"):
+        limit_of(10**9, 4096)
+
+
+# ---- limits
+
+
+def test_the_limit_holds_the_process_to_its_memory_and_processors():
+    limit = limit_of(400 * MEGABYTE, 1)
+    code = "import os; print(len(os.sched_getaffinity(0))); bytearray({})"
+
+    def run(size):
+        command = [*limit.starts_with, sys.executable, "-c", code.format(size)]
+        return subprocess.run(command, preexec_fn=limit.enter(), capture_output=True, text=True, check=False)
+
+    assert run(100 * MEGABYTE).returncode == 0
+    assert run(100 * MEGABYTE).stdout == "1\n"
+    assert run(500 * MEGABYTE).returncode != 0
+    assert len(os.sched_getaffinity(0)) >= 1  # ours is as it was
+
+
+def test_a_scope_of_systemd_is_taken_where_it_works(tmp_path, monkeypatch):
+    """With a stand-in: there is no systemd here. It notes what it was asked for and runs the command."""
+    tool = tmp_path / "systemd-run"
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nwhile [ "$1" != true ]; do shift; done\n"$@"\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(limits, "_BOOTED", tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    limit = limit_of(10**9, 1)
+    assert limit.kind == "cgroup"
+    assert "MemoryMax=1000000000 -p MemorySwapMax=0 true" in (tmp_path / "asked").read_text()
+    tool.write_text("#!/bin/sh\nexit 1\n")
+    assert limit_of(10**9, 1).kind == "address space"
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"), [("1GB", 10**9), ("1GiB", 2**30), ("512mb", 512 * 10**6), ("1.5 kB", 1500), ("7", 7)]
+)
+def test_sizes(text, size_bytes):
+    assert parse_memory(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "much"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError):
+        parse_memory(text)
+
+
+# ---- a client that dies
+
+
+def test_a_client_that_dies_is_an_error_with_what_it_said(tmp_path):
+    (tmp_path / "client.py").write_text("import sys; sys.exit('no memory')")
+    with pytest.raises(EngineError, match="status 1: no memory"):
+        RunningClient(tmp_path)
+    (tmp_path / "client.py").write_text(
+        "print('{\"ready\": true}', flush=True); input(); import os; os.kill(os.getpid(), 9)"
+    )
+    with RunningClient(tmp_path) as running, pytest.raises(EngineError, match="signal 9"):
+        running.ask("x")
+    assert not (tmp_path / ".client.log").exists()
+
+
+# ---- figures
+
+
+def test_growth_of_memory_is_the_slope_of_a_line():
+    hour = [3600.0 * n / 200 for n in range(201)]
+    line = figures.growth(hour, [10**8 + int(5e6 * t / 3600) for t in hour], 10**8)
+    assert line is not None
+    assert line.bytes_per_hour == pytest.approx(5e6, rel=1e-6)
+    assert line.interval == pytest.approx((5e6, 5e6), rel=1e-4)
+    assert line.verdict == "fail"  # tolerated is 1e6
+    flat = figures.growth(hour, [10**8] * 201, 10**8)
+    assert flat is not None
+    assert (flat.bytes_per_hour, flat.verdict) == (0, "pass")
+    noisy = figures.growth(hour, [10**8 + (n * 7919 % 101) * 10**6 for n in range(201)], 10**8)
+    assert noisy is not None
+    assert noisy.verdict == "cannot tell"
+    warming = figures.growth(hour, [10**8 + min(n, 30) * 10**6 for n in range(201)], 10**8)
+    assert warming is not None
+    assert warming.verdict == "pass"
+    short = figures.growth([t / 100 for t in hour], [10**8 + n * 10**6 for n in range(201)], 10**8)
+    assert short is not None
+    assert short.verdict is None
+    assert figures.growth([1.0, 2.0], [1, 2], 10) is None
+
+
+def test_means_have_rows_for_units():
+    asked = [Asked(row, 0.0, {"first_token_seconds": seconds}, 0) for row, seconds in [(0, 1.0), (0, 3.0), (1, 5.0)]]
+    mean = figures.mean_by_row(asked, figures.first_token_seconds)
+    assert mean is not None
+    assert (mean.value, mean.largest, mean.rows, mean.answers) == (3.0, 5.0, 2, 3)
+    assert figures.mean_by_row([Asked(0, 0.0, {}, 0)], figures.first_token_seconds) is None
+    assert figures.tokens_per_second({"tokens": 10, "decode_seconds": 2.0}) == 5.0
+    assert figures.tokens_per_second({"tokens": 0, "decode_seconds": 0.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "right"),
+    [
+        ('{"b":2,"a":1.0}', '{"a":1,"b":2}', True),
+        ('{"a":true}', '{"a":1}', False),
+        (" yes\n", "yes", True),
+        ("no", "yes", False),
+        ("text", '{"a":1}', False),
+        (None, "yes", False),
+    ],
+)
+def test_right_answers(said, expected, right):
+    assert figures.is_right(said, expected) is right
+
+
+def test_the_merged_model_is_held_against_row_by_row():
+    found = figures.against_merged([True, True, False, False], [True, False, True, True])
+    assert (found.right, found.merged_right, found.difference) == (2, 3, -0.25)
+    assert found.interval[0] < -0.25 < found.interval[1]
+
+
+def test_a_row_may_come_without_the_merged_models_answer():
+    assert Row.model_validate_json('{"command": "a", "answer": "b"}').merged_answer is None
+
+
+# ---- the server's interface
+
+
+class _Server(BaseHTTPRequestHandler):
+    """A stand-in with llama-server's answers to what the client asks (tools/server of llama.cpp, as of 0.3.36)."""
+
+    asked: ClassVar[list[tuple[str, dict]]] = []
+
+    def do_POST(self):
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, content))
+        answer = {"n_restored": 3}
+        if self.path == "/tokenize":
+            answer = {"tokens": list(content["content"].encode())}
+        elif self.path == "/completion":
+            timings = {"prompt_ms": 20.0, "predicted_ms": 500.0}
+            answer = {"content": "{}", "tokens_predicted": 3, "stop_type": "eos", "timings": timings}
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Says nothing."""
+
+
+def test_a_server_is_asked_for_its_state_and_then_with_the_grammar(tmp_path):
+    _Server.asked.clear()
+    server = HTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        (tmp_path / "grammar.gbnf").write_text('root ::= "{}"')
+        model = client.ServerModel(tmp_path, f"http://127.0.0.1:{server.server_port}/")
+        assert model.state == "loaded"
+        assert model.tokenize("ab", False) == [97, 98]
+        answer = model.generate([1, 2], 9)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert answer == client.Generation("{}", 2, True, 2, 0.02, 0.5)
+    (restore, tokenize, completion) = _Server.asked
+    assert restore == ("/slots/0?action=restore", {"filename": "prefix.state"})
+    assert tokenize[1] == {"content": "ab", "add_special": False, "parse_special": False}
+    assert completion[1] == {
+        "prompt": [1, 2],
+        "n_predict": 9,
+        "temperature": 0,
+        "cache_prompt": True,
+        "id_slot": 0,
+        "grammar": 'root ::= "{}"',
+    }
