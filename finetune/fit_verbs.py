@@ -46,6 +46,7 @@ def add_fit(verbs: "Verbs", positive: Callable[[str], int]) -> None:
     fit.add_argument("--types", default="", metavar="A,B", help="GGUF file types to look at (default: the usual ones)")
     fit.add_argument("--cache", default="", metavar="A,B", help="types of cache: f16, q8_0, q4_0 (default: all)")
     fit.add_argument("--json", action="store_true", help="print all of it as JSON")
+    fit.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too, with a plot")
     fit.set_defaults(verb=_fit)
 
 
@@ -105,4 +106,9 @@ def _fit(parsed: argparse.Namespace) -> int:
         say=say,
     )
     print(as_json(found) if parsed.json else "\n".join(lines(found)))
+    if parsed.html is not None:
+        from finetune.fit_page import write_fit_page
+
+        write_fit_page(found, parsed.html)
+        say(f"page: {parsed.html}")
     return _EXIT_STATUS_OF_FIT[found.fit.verdict]

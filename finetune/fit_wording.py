@@ -18,14 +18,15 @@ def lines(found: Fitted) -> list[str]:
     fit, device = found.fit, found.device
     return [
         f"{found.model} on {device.title}, a context of {fit.limits.context_tokens:,} tokens",
-        f"usable memory: {_mb(fit.usable_bytes)} MB ({_short(device.usable_memory_bytes.source)})",
+        f"usable memory: {megabytes(fit.usable_bytes)} MB ({_short(device.usable_memory_bytes.source)})",
         f"speed: {device.decode_bytes_per_second.value / 1e9:.1f} GB/s of weights and cache "
         f"({_short(device.decode_bytes_per_second.source)})",
         "",
         *_table(found),
         "",
-        *_notes(found),
-        *_ending(found),
+        "bars: · program and vocabulary  █ weights  ▓ cache  ▒ computing  ░ can be dropped",
+        *notes(found),
+        *ending(found),
     ]
 
 
@@ -49,15 +50,13 @@ def _table(found: Fitted) -> list[str]:
     fit = found.fit
     names = f"{'type':9} {'file MB':>8} {'bits':>5} {'cache':>5} {'needs MB':>8} {'peak MB':>7}"
     heading = f"{names}  {'tokens/s':>13} {'first token s':>15}  {'':10} memory, | is usable"
-    widest = max(*(best.memory.peak_bytes for best in _best_of_each(fit)), fit.usable_bytes)
+    widest = max(*(best.memory.peak_bytes for best in best_of_each(fit)), fit.usable_bytes)
     scale = widest if widest < 3 * fit.usable_bytes else 3 * fit.usable_bytes
-    rows = [
-        _row(candidate, found) + _bar(candidate.memory, fit.usable_bytes, scale) for candidate in _best_of_each(fit)
-    ]
+    rows = [_row(candidate, found) + _bar(candidate.memory, fit.usable_bytes, scale) for candidate in best_of_each(fit)]
     return [heading, *rows]
 
 
-def _best_of_each(fit: Fit) -> list[Candidate]:
+def best_of_each(fit: Fit) -> list[Candidate]:
     """Of each file type the first cache, in the order they were asked for, with the best verdict."""
     best: dict[str, Candidate] = {}
     for candidate in fit.candidates:
@@ -69,17 +68,18 @@ def _best_of_each(fit: Fit) -> list[Candidate]:
 
 def _row(candidate: Candidate, found: Fitted) -> str:
     speed = candidate.speed
-    first = f"{_figure(speed.first_token_seconds)}±{speed.first_token_error_share:.0%}"
-    rate = f"{_figure(speed.tokens_per_second)}±{speed.tokens_error_share:.0%}"
+    first = f"{figure(speed.first_token_seconds)}±{speed.first_token_error_share:.0%}"
+    rate = f"{figure(speed.tokens_per_second)}±{speed.tokens_error_share:.0%}"
     about = "" if found.is_exact else "≈"
-    memory = f"{_mb(candidate.memory.needed_bytes):>8} {_mb(candidate.memory.peak_bytes):>7}"
+    memory = f"{megabytes(candidate.memory.needed_bytes):>8} {megabytes(candidate.memory.peak_bytes):>7}"
     return (
-        f"{candidate.file_type:9} {about + _mb(candidate.size_bytes):>8} {candidate.bits_per_weight:5.2f} "
-        f"{candidate.cache_type:>5} {memory}  {rate:>13} {first:>15}  {_verdict(candidate):10} "
+        f"{candidate.file_type:9} {about + megabytes(candidate.size_bytes):>8} {candidate.bits_per_weight:5.2f} "
+        f"{candidate.cache_type:>5} {memory}  {rate:>13} {first:>15}  {verdict_text(candidate):10} "
     )
 
 
-def _verdict(candidate: Candidate) -> str:
+def verdict_text(candidate: Candidate) -> str:
+    """Whether it fits, and where it does not, for want of what."""
     if candidate.verdict != "does not":
         return _VERDICTS[candidate.verdict]
     named = ("memory", candidate.memory_verdict), ("speed", candidate.speed_verdict)
@@ -98,7 +98,8 @@ def _bar(memory: Memory, usable_bytes: int, scale: int) -> str:
     return "".join(cells).rstrip()
 
 
-def _notes(found: Fitted) -> list[str]:
+def notes(found: Fitted) -> list[str]:
+    """What the figures stand on, a line each."""
     limits = found.fit.limits
     sizes = (
         "file sizes are exact, for files without importance data (its notes are some hundred bytes)"
@@ -109,13 +110,13 @@ def _notes(found: Fitted) -> list[str]:
         sizes,
         f"memory: resident, pages of the mapped file counted, within {MEMORY_ERROR_SHARE:.0%}; the peak has pages that "
         "the system drops when it must",
-        "bars: · program and vocabulary  █ weights  ▓ cache  ▒ computing  ░ can be dropped",
         f"tokens/s with all {limits.context_tokens:,} tokens in the cache; first token behind a prompt of "
         f"{limits.prompt_tokens:,}",
     ]
 
 
-def _ending(found: Fitted) -> list[str]:
+def ending(found: Fitted) -> list[str]:
+    """What fits; where nothing does, what stands in the way and what would do."""
     fit = found.fit
     if fit.verdict == "fits":
         fitting = [candidate for candidate in fit.candidates if candidate.verdict == "fits"]
@@ -132,10 +133,12 @@ def _binding(fit: Fit) -> str:
     said = []
     if "memory" in fit.binding:
         least = min(candidate.memory.needed_bytes for candidate in fit.candidates)
-        said.append(f"memory: the smallest needs {_mb(least)} MB, and {_mb(fit.usable_bytes)} MB are usable")
+        said.append(
+            f"memory: the smallest needs {megabytes(least)} MB, and {megabytes(fit.usable_bytes)} MB are usable"
+        )
     if "tokens per second" in fit.binding:
         most = max(candidate.speed.tokens_per_second for candidate in fit.candidates)
-        said.append(f"speed: the fastest reaches {_figure(most)} tokens/s of {fit.limits.min_tokens_per_second:g}")
+        said.append(f"speed: the fastest reaches {figure(most)} tokens/s of {fit.limits.min_tokens_per_second:g}")
     return "; ".join(said)
 
 
@@ -144,21 +147,22 @@ def _way(way: Way, fit: Fit) -> str:
     if way.change == "context":
         return f"--context {way.value:.0f} ({what})"
     if way.change == "memory":
-        return f"{_mb(way.value)} MB of usable memory ({what}); there are {_mb(fit.usable_bytes)}"
+        return f"{megabytes(way.value)} MB of usable memory ({what}); there are {megabytes(fit.usable_bytes)}"
     if way.change == "tokens per second":
         return f"--min-tps {way.value:.2g} ({what})"
-    return f"--types {way.file_type} ({way.cache_type} cache, a file of {_mb(way.value)} MB)"
+    return f"--types {way.file_type} ({way.cache_type} cache, a file of {megabytes(way.value)} MB)"
 
 
 def _short(source: str) -> str:
     return source.split(". ")[0].split("; ")[0].split(" (")[0].rstrip(".")
 
 
-def _mb(size_bytes: float) -> str:
+def megabytes(size_bytes: float) -> str:
     """A size in MB: whole ones from 100 up."""
     size = size_bytes / 1e6
     return f"{size:,.0f}" if size >= 100 else f"{size:.1f}"
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """A number to about three digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"

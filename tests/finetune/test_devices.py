@@ -13,6 +13,7 @@ from export.readers.gguf import read_gguf
 from finetune import cli, shipped
 from finetune.devices import device_text, find_device, load_device, shipped_devices, write_device
 from finetune.fitting import Limits, fit_model
+from tests.html_reading import parsed
 
 PI = shipped.folder("devices") / "raspberry_pi_5_8gb.yaml"
 REAL_QWEN = Path(os.environ.get("FIELDTUNE_REAL_QWEN", "~/.cache/real-qwen/Qwen2.5-Coder-0.5B-Instruct")).expanduser()
@@ -140,6 +141,22 @@ def test_too_slow_a_device_names_the_speed_that_can_be_had(model, small_board, c
     shown = capsys.readouterr().out
     assert "nothing fits: speed: the fastest reaches" in shown
     assert "--min-tps 0" in shown
+
+
+def test_the_page_draws_every_type_and_tells_every_cache(model, small_board, tmp_path, capsys):
+    page = tmp_path / "fit.html"
+    arguments = ["fit", str(model), "--device", small_board(60), "--context", "256", "--types", "q8_0,q4_0"]
+    assert cli.main([*arguments, "--json", "--html", str(page)]) in (0, 1, 3)
+    found = json.loads(capsys.readouterr().out)
+    read = parsed(page.read_text(encoding="utf-8"))
+    rows = [[cell.text() for cell in row.children if not isinstance(cell, str)] for row in read.all("tr")]
+    shown = [(row[0], row[1], row[-1].split(":")[0].split(" ")[0]) for row in rows[1:]]
+    assert shown == [(c["file_type"], c["cache_type"], c["verdict"].split(" ")[0]) for c in found["candidates"]]
+    memory, speed = (chart for chart in read.all("svg", role="img"))
+    drawn = [text.text() for text in memory.all("text")]
+    assert [text for text in drawn if text.startswith("q")] == ["q8_0", "q4_0"]
+    assert any(text.startswith("usable: 60.0 MB") for text in drawn)
+    assert len(list(speed.all("circle"))) == 2
 
 
 def test_json_has_every_type_with_every_cache(model, small_board, capsys):
