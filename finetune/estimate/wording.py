@@ -5,6 +5,7 @@ A figure is never shown without its range, rounded to what the range allows.
 
 from collections.abc import Sequence
 
+from export.wording.sizes import gigabytes
 from finetune.estimate.estimating import Estimate
 from finetune.estimate.memory import ERROR_SHARE, Range
 from finetune.estimate.rows import ROWS_ASSUMED
@@ -65,13 +66,6 @@ def recipe_lines(estimates: Sequence[Estimate]) -> tuple[str, ...]:
         f"#           training on {rows} {first.rows.padded_tokens:.0f} tokens, {_passes(first)}:",
         f"#           {times}",
     )
-
-
-def gigabytes(size_bytes: float) -> str:
-    """A size in GB, to two figures; a small one in MB."""
-    if size_bytes < 95e6:
-        return f"{size_bytes / 1e6:.0f} MB"
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes < 10e9 else f"{size_bytes / 1e9:,.0f} GB"
 
 
 def duration_text(seconds: Range) -> str:

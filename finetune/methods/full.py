@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from export.wording.sizes import gigabytes
 from finetune.base_model import BaseModelSource, load_for_training, set_stop_tokens
 from finetune.methods._base import FullModel, TrainingResult
 from finetune.methods._footprint import Footprint
@@ -67,8 +68,8 @@ class Full(Supervised):
         """The kind of training, what memory it takes at least, and what disk."""
         held, trained = sum(p.numel() for p in model.parameters()), trainable_parameters(model)
         checkpoint_bytes = held * _WEIGHT_BYTES + trained * _MOMENTS_BYTES
-        memory = _gigabytes(checkpoint_bytes + trained * _GRADIENT_BYTES)
-        disk = _gigabytes(_CHECKPOINTS_ON_DISK * checkpoint_bytes + held * _WEIGHT_BYTES)
+        memory = gigabytes(checkpoint_bytes + trained * _GRADIENT_BYTES)
+        disk = gigabytes(_CHECKPOINTS_ON_DISK * checkpoint_bytes + held * _WEIGHT_BYTES)
         frozen = " (embeddings frozen)" if self.freeze_embeddings else ""
         return (
             f"full fine-tuning{frozen}, {trained:,} trainable parameters, {memory} of memory for weights, gradients "
@@ -82,10 +83,6 @@ class Full(Supervised):
     def result_of(self, model: Any, common: dict[str, Any]) -> FullModel:
         """The whole model."""
         return FullModel(weights_dtype=_WEIGHTS, embeddings_frozen=self.freeze_embeddings, **common)
-
-
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 step = Full
