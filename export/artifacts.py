@@ -68,6 +68,20 @@ class Fallback(Frozen):
     reason: str
 
 
+class ImportanceUsed(Frozen):
+    """The importance data a file was quantized with: what it was measured on, and how far it reaches.
+
+    `tensors` had some; `without` names the quantized ones that had none; `never_active_channels` counts input channels
+    that were zero for every token.
+    """
+
+    rows: int
+    tokens: int
+    tensors: int
+    without: tuple[str, ...] = ()
+    never_active_channels: int = 0
+
+
 class QuantizedModel(StageResult):
     """A file or folder that ships, with what was really made of the weights.
 
@@ -84,6 +98,7 @@ class QuantizedModel(StageResult):
     tensor_types: dict[str, int] = Field(default_factory=dict)
     fallbacks: tuple[Fallback, ...] = ()
     tools: dict[str, str] = Field(default_factory=dict)
+    importance: ImportanceUsed | None = None
 
     @property
     def path(self) -> Path:

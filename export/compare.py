@@ -124,13 +124,19 @@ def compare(
 
 
 def compare_steps(
-    measured: Mapping[str, Sequence[Measurement]], gate: Gate | None, *, four_bit_base: bool, seed: int
+    measured: Mapping[str, Sequence[Measurement]],
+    gate: Gate | None,
+    *,
+    four_bit_base: bool,
+    seed: int,
+    bits: Mapping[str, float | None] | None = None,
 ) -> tuple[Comparison, ...]:
     """The steps of a run: what fine-tuning gained (nothing is asked of it), what merging and each export cost.
 
     Without a gate nothing is asked of any step.
     `measured` holds each subject's measurements by its name, `merged` among them. `four_bit_base`: the adapter was
-    trained on, and observed beside, a base in 4 bits.
+    trained on, and observed beside, a base in 4 bits. `bits`, as in `compare_against`, of exports whose name promises
+    none.
     """
     merged = measured["merged"]
     done: list[Comparison] = []
@@ -141,7 +147,7 @@ def compare_steps(
             limits = None if gate is None else gate.limits_for_merge(four_bit_base=four_bit_base)
             done += compare(measured[trained], merged, limits, names=(trained, "merged"), seed=seed)
     exports = {name: subject for name, subject in measured.items() if name not in ("base", *AS_TRAINED)}
-    return (*done, *compare_against(exports, gate, "merged", {}, seed=seed))
+    return (*done, *compare_against(exports, gate, "merged", bits or {}, seed=seed))
 
 
 def compare_against(

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,6 +22,7 @@ from export.loading import open_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 FLOAT16_MAX = 65504.0
@@ -122,6 +123,28 @@ def converted(folder: Path) -> Converted:
     writer = converter.gguf_writer
     settings = {key: value.value for part in writer.kv_data for key, value in part.items()}
     return Converted(folder, settings, {name: t.tensor for part in writer.tensors for name, t in part.items()})
+
+
+def reordered(folder: Path, weights: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    """Tensors by their names in the folder, as the converter would name, split and order them in a GGUF file.
+
+    It moves heads of linear attention about (Qwen3.5), and cuts what a folder holds as one. Raises ExportError as
+    `convert` does.
+    """
+    import gguf
+    import torch
+
+    found: dict[str, torch.Tensor] = {}
+    with _captured_converter_log() as lines, torch.inference_mode():
+        try:
+            converter = _converter_type(folder)(folder, gguf.LlamaFileType.ALL_F32, folder / "none", model_name="")
+            for name, weight in weights.items():
+                layer = next((int(part) for part in name.split(".") if part.isdecimal()), None)
+                found.update(converter.modify_tensors(weight, name, layer))
+        except Exception as error:
+            said = " / ".join([str(error), *lines[-LAST_LINES:]])
+            raise ExportError(f"llama.cpp's converter could not read {folder}: {said}") from error
+    return found
 
 
 def _range_fallback(folder: Path) -> tuple[Fallback, ...]:

@@ -50,7 +50,8 @@ class CalibrationRecord(Frozen):
     """The calibration data as it was used: rows, packed end to end into equal sequences.
 
     `rows_sha256` has the hash of each row's token ids (`row_sha256`), in order: enough to find a held-out row among
-    them, and not the rows themselves. Empty in the record of a version that did not keep them.
+    them, and not the rows themselves. Empty in the record of a version that did not keep them. `general_rows` of the
+    rows are general ones, and not of the domain.
     """
 
     rows: int
@@ -58,6 +59,7 @@ class CalibrationRecord(Frozen):
     sequence_tokens: int
     tokens: int
     rows_sha256: tuple[str, ...] = ()
+    general_rows: int = 0
 
 
 class QuantizationRecord(Frozen):

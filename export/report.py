@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from export.artifacts import EngineName, Fallback, MergeCandidate, write_atomically
+from export.artifacts import EngineName, Fallback, ImportanceUsed, MergeCandidate, write_atomically
 from export.categories import CategoryScore
 from export.check_names import read_name
 from export.checks import Measurement
@@ -36,6 +36,7 @@ class SubjectRecord(Frozen):
     tensor_types: dict[str, int]
     fallbacks: tuple[Fallback, ...] = ()
     tools: dict[str, str] = Field(default_factory=dict)
+    importance: ImportanceUsed | None = None
     verdict: Verdict | None = None
 
 

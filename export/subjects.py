@@ -122,6 +122,7 @@ def describe_made(model: QuantizedModel, *, shown_as: str) -> Described:
         tensor_types=model.tensor_types,
         fallbacks=model.fallbacks,
         tools=model.tools,
+        importance=model.importance,
     )
     candidate = Candidate(subject=subject, sha256=model.sha256, size_bytes=model.size_bytes, ships=True)
     return Described(candidate, record)

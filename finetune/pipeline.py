@@ -4,7 +4,6 @@ Each stage is run through `export.stage.run_stage`, keyed by its part of the rec
 versions of the libraries that make it, so that a second run does only what has to be done again.
 """
 
-import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -21,13 +20,12 @@ from export.artifacts import (
 )
 from export.card import write_cards
 from export.categories import by_category
-from export.chat import encode
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
 from export.companions import Compare
 from export.compare import AS_TRAINED, Comparison, Gate, compare_steps
 from export.errors import TrainingError
-from export.formats import Format
+from export.formats import ExportRows, Format
 from export.gate import judge
 from export.hardware import available_cores, environment, package_versions, return_freed_memory
 from export.page import write_page
@@ -40,6 +38,7 @@ from finetune.data import DataSettings, Splits, identity, prepare
 from finetune.data.draw import lengths_of
 from finetune.data.mixing import account, mix
 from finetune.data.report import lines
+from finetune.export_rows import RowsToDraw
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
 from finetune.methods import Adapter, TrainingResult
@@ -105,7 +104,9 @@ class Run:
 
     def _tell_of_leftovers(self) -> None:
         """Names what lies in the run folder from an earlier recipe or training, so that nobody ships it by mistake."""
+        ingredients = (name for step in self.recipe.export.steps() for name in step.ingredients())
         made = {step.folder for step in (self.splits, *self._finished())}
+        made |= {self.folder / "export" / name for name in ingredients}
         trained = [self.folder / name for name in AS_TRAINED]
         later = [*trained, self.folder / "merged", *sorted((self.folder / "export").glob("*"))]
         left = [str(folder) for folder in later if read_manifest(folder) is not None and folder not in made]
@@ -169,10 +170,11 @@ class Run:
         """How the subjects of a set are compared, under a gate or under none."""
         # merged onto the weights it was trained beside, an adapter is not allowed the rounding of the other ones
         trained = self.trained
+        bits = {model.subject: model.bits_per_weight for model in self.exports}
         four_bit = isinstance(trained, Adapter) and trained.four_bit_base and self.merged.merged_onto != "nf4"
 
         def compare(measured: Mapping[str, Sequence[Measurement]]) -> tuple[Comparison, ...]:
-            return compare_steps(measured, gate, four_bit_base=four_bit, seed=self.recipe.seed)
+            return compare_steps(measured, gate, four_bit_base=four_bit, seed=self.recipe.seed, bits=bits)
 
         return compare
 
@@ -363,28 +365,36 @@ class Run:
         return self._made[variant]
 
     def _quantize(self, step: Format, variant: str) -> QuantizedModel:
-        rows = step.calibration_rows_wanted()
+        wanted = step.rows_wanted(variant)
+        from_rows = any(wanted)
+        general = self.general if wanted.general_share else None
         inputs = {
             **flatten("export", step.settings_for(variant)),
             "merged": self._merged_sha256,
-            "calibration": self.training_rows.fingerprint if rows else None,
-            "seed": self.recipe.seed if rows else None,
-            "thinking": self.recipe.model.thinking if rows else None,
+            "calibration": self.training_rows.fingerprint if from_rows else None,
+            "general": general.fingerprint if general else None,
+            "seed": self.recipe.seed if from_rows else None,
+            "thinking": self.recipe.model.thinking if from_rows else None,
             **version_inputs(step.tool_versions()),
         }
 
         def work(out: Path) -> QuantizedModel:
-            calibration = self._calibration(rows) if rows else ()
-            return step.quantize(variant, self.merged, calibration, out, lambda name: self._export(step, name))
+            rows = self._rows_to_draw.draw(wanted) if from_rows else ExportRows()
+            return step.quantize(variant, self.merged, rows, out, lambda name: self._export(step, name), self._say)
 
         return self._stage(self.folder / "export" / variant, f"quantize {variant}", inputs, work, QuantizedModel)
 
-    def _calibration(self, rows: int) -> tuple[tuple[int, ...], ...]:
-        """Token ids of training rows drawn with the recipe's seed: chat-formatted, never held-out."""
-        tokenizer = load_tokenizer(self.merged.folder)
-        conversations = list(self.training_rows.conversations("train"))
-        chosen = random.Random(self.recipe.seed).sample(conversations, min(rows, len(conversations)))
-        return tuple(encode(tokenizer, c, thinking=self.recipe.model.thinking).ids for c in chosen)
+    @cached_property
+    def _rows_to_draw(self) -> RowsToDraw:
+        """What exports are calibrated on and chosen by."""
+        return RowsToDraw(
+            self.training_rows,
+            self.splits,
+            self.general,
+            load_tokenizer(self.merged.folder),
+            seed=self.recipe.seed,
+            thinking=self.recipe.model.thinking,
+        )
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is trained."""

@@ -4,6 +4,6 @@ What all of them share is named here: the file it stands in begins with an under
 package is a format, or a part of one.
 """
 
-from export.formats._base import Format
+from export.formats._base import ExportRows, Format, RowsWanted
 
-__all__ = ["Format"]
+__all__ = ["ExportRows", "Format", "RowsWanted"]

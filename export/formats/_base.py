@@ -2,21 +2,50 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from export.artifacts import ModelFolder, QuantizedModel
+from export.chat import Encoded
 from export.plugins import Step
+
+
+class RowsWanted(NamedTuple):
+    """How many rows a variant is made with, 0 for none: what it is calibrated on, and what it is chosen by.
+
+    `general_share` is the share of the calibration rows that are general ones, where the recipe has such rows.
+    """
+
+    calibration: int = 0
+    general_share: float = 0.0
+    search: int = 0
+
+
+class ExportRows(NamedTuple):
+    """Rows that a variant is made with; no held-out row is among them.
+
+    `calibration` holds token ids of chat-formatted training rows, `general` the same of the general rows beside them.
+    `search` has rows to measure on while settings are searched for: none of those that it is calibrated on.
+    """
+
+    calibration: Sequence[Sequence[int]] = ()
+    general: Sequence[Sequence[int]] = ()
+    search: Sequence[Encoded] = ()
 
 
 class Format(Step):
     """An export format. Subclasses are frozen settings; `variants` says what is made, `quantize` makes one of it."""
 
-    def calibration_rows_wanted(self) -> int:
-        """How many training rows the format wants to be calibrated on; 0 when it is not calibrated."""
-        return 0
+    def rows_wanted(self, variant: str) -> RowsWanted:
+        """The rows that a variant is made with; by default, none."""
+        return RowsWanted()
 
     def variants(self) -> tuple[str, ...]:
         """The artifacts these settings ask for, as folder names below `export/`, in the order they are made."""
         raise NotImplementedError
+
+    def ingredients(self) -> tuple[str, ...]:
+        """What is made on the way besides, and does not ship by itself: names that `made` is asked for."""
+        return ()
 
     def settings_for(self, variant: str) -> dict[str, object]:
         """The settings that one variant depends on: asking for another variant must not make this one again."""
@@ -36,13 +65,15 @@ class Format(Step):
         self,
         variant: str,
         model: ModelFolder,
-        calibration: Sequence[Sequence[int]],
+        rows: ExportRows,
         out: Path,
         made: Callable[[str], QuantizedModel],
+        say: Callable[[str], None] = print,
     ) -> QuantizedModel:
-        """Makes one variant in `out`. `calibration` holds token ids of chat-formatted training rows.
+        """Makes one variant in `out`, with as many of the `rows_wanted` as there are.
 
-        `made(variant)` is a variant of the same format that was made earlier (a 16-bit GGUF to quantize from).
+        `made(variant)` is a variant of the same format that was made earlier (a 16-bit GGUF to quantize from); `say`
+        hears how far a long search is.
         """
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,7 +28,7 @@ from export.artifacts import (
 )
 from export.engines import Subject, hf
 from export.errors import ExportError
-from export.formats._base import Format
+from export.formats._base import ExportRows, Format, RowsWanted
 from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_same, plan_for, require_packages
 from export.formats._gptq_recording import recording
 from export.hardware import compute_dtype, package_versions
@@ -65,6 +65,12 @@ class Gptq(Format):
         default=0.1, gt=0, lt=1, description="share of the Hessian's mean diagonal added to it before inverting"
     )
     calibration_rows: int = Field(default=256, ge=1, description="training rows to calibrate on")
+    general_share: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="share of the calibration rows that are general ones, where the recipe has `general` rows",
+    )
     calibration_tokens: int = Field(
         default=512, ge=32, description="tokens per calibration sequence; rows are packed end to end into these"
     )
@@ -77,9 +83,9 @@ class Gptq(Format):
         """A folder depends on its own number of bits alone, whichever others are asked for."""
         return {**self.model_dump(mode="json", exclude={"bits"}), "variant": variant}
 
-    def calibration_rows_wanted(self) -> int:
-        """See `Format.calibration_rows_wanted`."""
-        return self.calibration_rows
+    def rows_wanted(self, variant: str) -> RowsWanted:
+        """See `Format.rows_wanted`."""
+        return RowsWanted(self.calibration_rows, self.general_share)
 
     def check_installed(self) -> None:
         """See `Format.check_installed`."""
@@ -93,9 +99,10 @@ class Gptq(Format):
         self,
         variant: str,
         model: ModelFolder,
-        calibration: Sequence[Sequence[int]],
+        rows: ExportRows,
         out: Path,
         made: Callable[[str], QuantizedModel],
+        say: Callable[[str], None] = print,
     ) -> QuantizedModel:
         """See `Format.quantize`. Raises ExportError when the result is not finite or does not load as it was written.
 
@@ -104,7 +111,7 @@ class Gptq(Format):
         bits = int(variant.removeprefix("gptq-").removesuffix("bit"))
         plan = plan_for(json.dumps(read_model_config(model.folder), sort_keys=True))
         group_size, group_fallbacks = self._group_size(plan)
-        sequences, used, data_fallbacks = self._calibration(calibration, plan)
+        sequences, used, data_fallbacks = self._calibration(rows, plan)
         # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
         computed_in = "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
         with hf.quiet_gptqmodel():
@@ -162,10 +169,12 @@ class Gptq(Format):
         )
 
     def _calibration(
-        self, calibration: Sequence[Sequence[int]], plan: Plan
+        self, given: ExportRows, plan: Plan
     ) -> tuple[list[tuple[int, ...]], CalibrationRecord, tuple[Fallback, ...]]:
         """Packs rows end to end into equal sequences: padding tokens would enter the Hessian as if they were text."""
-        rows = [tuple(row) for row in calibration[: self.calibration_rows] if row]
+        general = [tuple(row) for row in given.general if row]
+        own = given.calibration[: self.calibration_rows - len(general)]
+        rows = [*(tuple(row) for row in own if row), *general]
         ids = tuple(chain.from_iterable(rows))
         if len(ids) < WORD_BITS:
             raise ExportError(
@@ -181,9 +190,14 @@ class Gptq(Format):
             sequence_tokens=length,
             tokens=tokens,
             rows_sha256=tuple(map(row_sha256, rows)),
+            general_rows=len(general),
         )
         widest = max(plan.layers, key=lambda layer: layer.inputs)
         fallbacks = []
+        wanted = round(len(rows) * self.general_share)
+        if general and len(general) < wanted:
+            asked, used_rows, reason = str(wanted), str(len(general)), "there are no more general training rows"
+            fallbacks.append(Fallback(what="general calibration rows", asked=asked, used=used_rows, reason=reason))
         if len(rows) < self.calibration_rows:
             reason = "the training split has no more rows to give"
             asked = str(self.calibration_rows)

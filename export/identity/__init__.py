@@ -53,7 +53,7 @@ def identify(
         if engine == "llama_cpp":
             from export.identity._gguf import gguf_findings
 
-            found = gguf_findings(subject, path, reference, promise, compare_weights=compare_weights)
+            found = gguf_findings(subject, path, reference, held_out, promise, compare_weights=compare_weights)
         else:
             from export.identity._folder import folder_findings
 

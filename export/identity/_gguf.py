@@ -1,5 +1,6 @@
 """What a GGUF file is, compared with its reference: read with its own template and vocabulary, through llama.cpp."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from export.converter import Converted, converted
@@ -12,12 +13,19 @@ from export.identity._tensors import gguf_weights_finding
 from export.identity._vocabulary import PLAIN_TEXT, added_finding, gguf_rows, gguf_tokens, vocabulary_finding
 from export.identity._weights import gguf_tied_finding, gguf_types_finding
 from export.identity.finding import Finding
+from export.importance import IMPORTANCE_FILE, read_importances
 from export.promises import Promise
 from export.readers.gguf import read_gguf
 
 
 def gguf_findings(
-    subject: str, path: Path, reference: Reference, promise: Promise, *, compare_weights: bool
+    subject: str,
+    path: Path,
+    reference: Reference,
+    held_out: Sequence[str],
+    promise: Promise,
+    *,
+    compare_weights: bool,
 ) -> tuple[Finding, ...]:
     """Everything that is looked at in a GGUF file. Raises ModelError or EngineError when it cannot be opened."""
     content = read_gguf(path)
@@ -40,7 +48,7 @@ def gguf_findings(
         gguf_tied_finding(subject, content, reference),
         gguf_settings_finding(subject, content.metadata, known, why),
         *([gguf_weights_finding(subject, content, known, why)] if compare_weights else []),
-        *_importance_finding(subject, content.metadata),
+        *_importance_finding(subject, path, content.metadata, held_out),
     )
 
 
@@ -56,19 +64,23 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _importance_finding(subject: str, metadata: dict[str, object]) -> tuple[Finding, ...]:
-    """Says on what an importance matrix was measured, where the file was made with one."""
+def _importance_finding(
+    subject: str, path: Path, metadata: dict[str, object], held_out: Sequence[str]
+) -> tuple[Finding, ...]:
+    """On what the importance data was measured that the file was made with, and whether held-out rows were among it.
+
+    Which rows those were is known of files made here, beside which the data lies.
+    """
     dataset = metadata.get("quantize.imatrix.dataset")
     if dataset is None:
         return ()
-    found = f"an importance matrix measured on {dataset}"
-    return (
-        Finding(
-            what="calibration rows",
-            subject=subject,
-            ok=True,
-            found=found,
-            expected="none of the held-out rows",
-            note="not recorded: which rows it saw cannot be told",
-        ),
-    )
+    beside = path.parent / IMPORTANCE_FILE
+    recorded = read_importances(beside).rows_sha256 if beside.is_file() else ()
+    seen = len({*recorded} & {*held_out})
+    told = "a row is recognised by the hash of its token ids: one that was changed would not be"
+    found = f"{seen} of the {len(held_out)} held-out rows among the {len(recorded)} that importance was measured on"
+    if not recorded or not held_out:
+        found = f"an importance matrix measured on {dataset}"
+        told = "there are no held-out rows to look for" if recorded else "which rows it saw is not recorded"
+    expected = "none of the held-out rows"
+    return (Finding(what="calibration rows", subject=subject, ok=seen == 0, found=found, expected=expected, note=told),)

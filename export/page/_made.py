@@ -108,9 +108,24 @@ def _made(subject: SubjectRecord) -> MadeRow:
         types=", ".join(f"{count:,}\u00a0×\u00a0{kind}" for kind, count in subject.tensor_types.items()),
         megabytes=f"{subject.size_bytes / 1e6:,.1f}",
         fallbacks=str(len(subject.fallbacks)) if subject.fallbacks else "none",
-        tools=", ".join(f"{name} {version}" for name, version in subject.tools.items()),
+        tools="; ".join(filter(None, (_tools(subject), _importance(subject)))),
         sha256=subject.sha256,
     )
+
+
+def _tools(subject: SubjectRecord) -> str:
+    return ", ".join(f"{name} {version}" for name, version in subject.tools.items())
+
+
+def _importance(subject: SubjectRecord) -> str:
+    """What the importance data was measured on, and how far it reaches; empty where there was none."""
+    used = subject.importance
+    if used is None:
+        return ""
+    without = f", none for {', '.join(used.without)}" if used.without else ""
+    never = f", {used.never_active_channels:,} channels never active" if used.never_active_channels else ""
+    measured = f"importance measured on {used.rows:,} training rows ({used.tokens:,} tokens)"
+    return f"{measured} for {used.tensors:,} matrices{without}{never}"
 
 
 def fallback_rows(report: Report) -> tuple[tuple[FallbackRow, ...], tuple[FallbackRow, ...]]:
@@ -164,11 +179,13 @@ def layers(details: Details) -> tuple[Layers, ...]:
 
 def _settings(record: QuantizationRecord) -> str:
     used = record.calibration
+    general = f" ({used.general_rows:,} of them general)" if used.general_rows else ""
     order = "columns in order of activation size" if record.desc_act else "columns in their own order"
     return (
         f"{record.bits} bits, groups of {record.group_size}, damping {record.damp:g}, {order}, "
         f"{'symmetric' if record.symmetric else 'asymmetric'}, computed in {record.computed_in}; calibrated on "
-        f"{used.rows:,} training rows, packed into {used.sequences:,} sequences of {used.sequence_tokens:,} tokens."
+        f"{used.rows:,} training rows{general}, packed into {used.sequences:,} sequences of "
+        f"{used.sequence_tokens:,} tokens."
     )
 
 

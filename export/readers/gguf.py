@@ -28,6 +28,7 @@ DEFAULT_ALIGNMENT = 32
 # The specification's numbers of the value types that have a fixed size, as struct writes them.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_TYPE_AND_OFFSET_BYTES = 4 + 8
 # What llama.cpp's gguf-split calls the parts of a model: the first of them names how many there are.
 _PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 # Weights that are held in float32 at a time, whatever the size of the tensor.
@@ -80,6 +81,38 @@ def read_gguf(path: Path) -> GgufContent:
 def read_tensors(path: Path) -> tuple[StoredTensor, ...]:
     """Every tensor of the GGUF file at `path`, in its order; types in lower case ("q4_k"). Raises as `read_gguf`."""
     return read_gguf(path).tensors
+
+
+class Header(NamedTuple):
+    """The bytes of a GGUF file before its first tensor's data.
+
+    `types_at` says where each tensor's type stands in them: a number of 32 bits, with its offset, of 64, behind it.
+    """
+
+    content: bytes
+    types_at: dict[str, int]
+    alignment: int
+
+
+def read_header(path: Path) -> Header:
+    """The header of the GGUF file at `path`, which is not a part of a split model. Raises as `read_gguf`."""
+    read_gguf(path)  # says what is wrong with a file that cannot be read
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        cursor = _Cursor(data)
+        cursor.position = len(MAGIC) + 4
+        tensor_count, pairs = cursor.scalar("Q"), cursor.scalar("Q")
+        metadata = {cursor.string(): cursor.value(cursor.scalar("I")) for _ in range(pairs)}
+        types_at = {}
+        for _ in range(tensor_count):
+            name = _declaration(cursor)[0]
+            types_at[name] = cursor.position - _TYPE_AND_OFFSET_BYTES
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        return Header(data[: padded(cursor.position, alignment)], types_at, alignment)
+
+
+def padded(size: int, alignment: int) -> int:
+    """A number of bytes, filled up to a multiple of the alignment."""
+    return -(-size // alignment) * alignment
 
 
 def rows_of(tensor: StoredTensor, begin: int, end: int) -> "NDArray[np.float32]":

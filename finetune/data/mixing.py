@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.chat import Conversation
 from finetune.data.account import SplitCounts
 from finetune.data.belonging import Belonging
 from finetune.data.draw import Lengths
@@ -26,8 +27,7 @@ def mix(domain: Splits, general: Splits, lengths: Sequence[Lengths], share: floa
     smaller (`share_of`).
     """
     rows = general.conversations("train")
-    left_out = resembling(rows, (*domain.conversations("valid"), *domain.conversations("held_out")))
-    fit = [place for place in range(len(rows)) if place not in left_out]
+    fit = unlike_measured(domain, rows)
     chosen = drawn(fit, rows_for(share, domain.train.rows), seed)
     added = [rows[index] for index in chosen]
     belonging = Belonging()
@@ -53,10 +53,16 @@ def mix(domain: Splits, general: Splits, lengths: Sequence[Lengths], share: floa
             "folder": out,
             "train": both,
             "general": counts,
-            "general_left_out": len(left_out),
+            "general_left_out": len(rows) - len(fit),
             "fingerprint": fingerprint(out),
         }
     )
+
+
+def unlike_measured(domain: Splits, rows: Sequence[Conversation]) -> list[int]:
+    """The places of the general rows that resemble none on which the domain is measured."""
+    left_out = resembling(rows, (*domain.conversations("valid"), *domain.conversations("held_out")))
+    return [place for place in range(len(rows)) if place not in left_out]
 
 
 def rows_for(share: float, rows: int) -> int:

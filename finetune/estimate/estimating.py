@@ -128,8 +128,10 @@ def _disk_bytes(model: Architecture, footprint: Footprint, formats: Chosen[Forma
 
 
 def _bits_of(variant: str) -> float:
-    """About how many bits a weight takes in a file such as 'gguf-q4_k_m' or 'gptq-4bit'."""
+    """About how many bits a weight takes in a file such as 'gguf-q4_k_m', 'gguf-mix-4.3' or 'gptq-4bit'."""
     kind = variant.partition("-")[2]
+    if kind.startswith("mix-") and not kind.endswith("mb"):
+        return float(kind.removeprefix("mix-"))
     if kind.endswith("bit"):
         return float(kind.removesuffix("bit"))
     return 16.0 if kind in ("f16", "bf16") else _BITS_OF_TYPE.get(kind, _BITS_UNKNOWN)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from export.artifacts import ModelFolder
+from export.formats import ExportRows
 from export.formats.gguf import Gguf
 from finetune.base_model import ModelSettings, open_base
 from finetune.batching import BatchSettings, answer_file
@@ -54,8 +55,8 @@ def main() -> None:
 def q8_0(folder: Path) -> Path:
     """The starter as a q8_0 file."""
     model = ModelFolder(folder=STARTER, dtype="bfloat16", base="starter", chat_template_sha256="")
-    whole = Gguf(types=("q8_0",)).quantize("gguf-f16", model, (), folder, {}.__getitem__)
-    return Gguf(types=("q8_0",)).quantize("gguf-q8_0", model, (), folder, lambda name: whole).path
+    whole = Gguf(types=("q8_0",)).quantize("gguf-f16", model, ExportRows(), folder, {}.__getitem__)
+    return Gguf(types=("q8_0",)).quantize("gguf-q8_0", model, ExportRows(), folder, lambda name: whole).path
 
 
 def rows_per_second(settings: BatchSettings) -> float:

@@ -14,6 +14,7 @@ from export.chat import Message, encode_prompt
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Item, Items
 from export.engines import Subject, hf, llama_cpp
+from export.formats import ExportRows
 from export.formats.gguf import Gguf
 from export.observe import Request
 from export.thought import ThinkingBudget
@@ -41,7 +42,7 @@ def engines(tmp_path_factory):
     """The starter in transformers, and as a 16-bit file in llama.cpp with an exact cache."""
     model = ModelFolder(folder=CODEC_FOLDER, dtype="bfloat16", base="starter", chat_template_sha256="0")
     out = tmp_path_factory.mktemp("gguf")
-    file = Gguf().quantize("gguf-f16", model, (), out, {}.__getitem__).path
+    file = Gguf().quantize("gguf-f16", model, ExportRows(), out, {}.__getitem__).path
     subject = Subject(name="starter", engine="hf", path=CODEC_FOLDER)
     first = hf.load(subject, vocabulary_size=None, threads=1)
     second = llama_cpp.load(file, vocabulary_size=None, context_tokens=512, threads=1, exact=True)

@@ -20,6 +20,7 @@ from export.artifacts import ModelFolder, QuantizedModel, sha256_of_file
 from export.engines.llama_cpp import load
 from export.engines.llama_library import open_vocabulary
 from export.errors import ExportError
+from export.formats import ExportRows
 from export.formats import gguf as gguf_format
 from export.formats._gguf_quantize import _fallbacks
 from export.formats._gguf_support import runtime_knows
@@ -49,7 +50,7 @@ def export_all(settings: Gguf, model: ModelFolder, root: Path) -> dict[str, Quan
     for variant in settings.variants():
         out = root / variant
         out.mkdir(parents=True)
-        made[variant] = settings.quantize(variant, model, (), out, made.__getitem__)
+        made[variant] = settings.quantize(variant, model, ExportRows(), out, made.__getitem__)
     return made
 
 
@@ -97,7 +98,7 @@ def copy(tiny: ModelFolder, tmp_path: Path) -> ModelFolder:
 
 def convert(model: ModelFolder, out: Path) -> QuantizedModel:
     out.mkdir(exist_ok=True)
-    return Gguf().quantize("gguf-f16", model, (), out, {}.__getitem__)
+    return Gguf().quantize("gguf-f16", model, ExportRows(), out, {}.__getitem__)
 
 
 # --- the 16-bit file
@@ -270,7 +271,7 @@ def sixteen_bit(tiny: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("file_type", FILE_TYPES)
 def test_every_known_type_can_be_made_and_loaded(sixteen_bit: QuantizedModel, tmp_path: Path, file_type: str) -> None:
     variant = f"gguf-{file_type}"
-    result = Gguf(types=(file_type,)).quantize(variant, None, (), tmp_path, lambda _: sixteen_bit)  # type: ignore[arg-type]
+    result = Gguf(types=(file_type,)).quantize(variant, None, ExportRows(), tmp_path, lambda _: sixteen_bit)  # type: ignore[arg-type]
     engine = load(result.path, vocabulary_size=None, context_tokens=64, threads=1)
     assert np.isfinite(engine.log_probs([1, 2, 3], [1, 2])).all()
     engine.close()
@@ -292,18 +293,18 @@ def test_types_that_need_importances_really_do(
     monkeypatch.setattr(gguf_format, "NEEDS_IMPORTANCES", ())
     monkeypatch.setattr(gguf_format, "FILE_TYPES", NEEDS_IMPORTANCES)
     with pytest.raises(ExportError, match="imatrix"):
-        Gguf(types=(file_type,)).quantize(f"gguf-{file_type}", None, (), tmp_path, lambda _: sixteen_bit)  # type: ignore[arg-type]
+        Gguf(types=(file_type,)).quantize(f"gguf-{file_type}", None, ExportRows(), tmp_path, lambda _: sixteen_bit)  # type: ignore[arg-type]
 
 
 def test_a_quantized_source_is_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"already quantized \(it holds q8_0\)"):
-        Gguf().quantize("gguf-q4_k_m", exported.model, (), tmp_path, lambda _: exported.variants["gguf-q8_0"])
+        Gguf().quantize("gguf-q4_k_m", exported.model, ExportRows(), tmp_path, lambda _: exported.variants["gguf-q8_0"])
 
 
 def test_an_account_that_cannot_be_read_is_an_error(exported: Exported) -> None:
     tensors = read_tensors(exported.variants["gguf-q4_k_m"].path)
     with pytest.raises(ExportError, match="could not be read"):
-        _fallbacks(tensors, "WARNING: 99 of 99 tensor(s) required fallback quantization\n", "q4_k_m")
+        _fallbacks(tensors, "WARNING: 99 of 99 tensor(s) required fallback quantization\n", "q4_k_m", {})
 
 
 # --- what is refused before training
@@ -360,7 +361,7 @@ def test_variants_begin_with_16_bits() -> None:
     [
         (("q4_km",), "Did you mean 'q4_k_m'"),
         (("Q8_0",), "Did you mean 'q8_0'"),
-        (("iq2_xs",), "needs importance data"),
+        (("iq2_xs",), "importance data only. Set importance: domain"),
         (("f16",), "always made"),
         (("q8_0", "q8_0"), "twice"),
     ],

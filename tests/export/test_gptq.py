@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from export.artifacts import ModelFolder, QuantizedModel, read_model_config
 from export.engines import Subject, hf
 from export.errors import ExportError
-from export.formats import gptq
+from export.formats import ExportRows, gptq
 from export.formats._gptq_plan import LinearLayer, Plan, check_blocks_take_the_same, plan_for
 from export.formats.gptq import Gptq
 from export.quantization_record import QuantizationRecord, row_sha256
@@ -63,7 +63,7 @@ def export(case: Case, folder: Path, rows: list[list[int]] = ROWS) -> Exported:
     settings = {"calibration_tokens": 128, "calibration_rows": 40, **case.settings}
     step = Gptq(bits=case.bits, **settings)
     (folder / "out").mkdir()
-    return Exported(case, source, step.quantize(step.variants()[0], source, rows, folder / "out", never))
+    return Exported(case, source, step.quantize(step.variants()[0], source, ExportRows(rows), folder / "out", never))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda c: f"{c.architecture}-{c.bits}bit-{c.hidden_size}")
@@ -247,7 +247,7 @@ def test_dead_inputs_and_raised_damping_are_recorded(tmp_path: Path) -> None:
     save_torch(weights, source.folder)
     (tmp_path / "out").mkdir()
     step = Gptq(calibration_rows=40)
-    result = step.quantize("gptq-4bit", source, ROWS, tmp_path / "out", never)
+    result = step.quantize("gptq-4bit", source, ExportRows(ROWS), tmp_path / "out", never)
     assert {f.what for f in result.fallbacks} == {f"model.layers.0.self_attn.{n}_proj" for n in "qkv"}
     assert all(f.used == "3 of 256 input columns set to zero" for f in result.fallbacks)
 
@@ -259,7 +259,7 @@ def test_a_broken_model_is_refused(tmp_path: Path) -> None:
     save_torch(weights, source.folder)
     (tmp_path / "out").mkdir()
     with pytest.raises(ExportError, match=r"layers\.1\.self_attn\.q_proj are not finite"):
-        Gptq().quantize("gptq-4bit", source, ROWS, tmp_path / "out", never)
+        Gptq().quantize("gptq-4bit", source, ExportRows(ROWS), tmp_path / "out", never)
 
 
 def plan_of(inputs: int) -> Plan:
@@ -269,7 +269,9 @@ def plan_of(inputs: int) -> Plan:
 
 def test_rows_are_packed_end_to_end_without_padding() -> None:
     rows = [[1] * 40, [2] * 50, [3] * 10, [], [4] * 99]
-    sequences, used, fallbacks = Gptq(calibration_tokens=32, calibration_rows=4)._calibration(rows, plan_of(64))
+    sequences, used, fallbacks = Gptq(calibration_tokens=32, calibration_rows=4)._calibration(
+        ExportRows(rows), plan_of(64)
+    )
     assert sequences == [(1,) * 32, (1,) * 8 + (2,) * 24, (2,) * 26 + (3,) * 6]
     assert (used.rows, used.tokens, used.sequences) == (3, 96, 3)
     assert used.rows_sha256 == tuple(row_sha256(row) for row in rows[:3])
@@ -277,12 +279,23 @@ def test_rows_are_packed_end_to_end_without_padding() -> None:
     assert [(f.what, f.asked, f.used) for f in fallbacks] == [("calibration rows", "4", "3")]
 
 
+def test_general_rows_are_part_of_the_rows_asked_for_and_counted() -> None:
+    step = Gptq(calibration_rows=4, calibration_tokens=32, general_share=0.5)
+    given = ExportRows([[1] * 40, [2] * 40, [3] * 40], [[4] * 40, [5] * 40])
+    sequences, used, fallbacks = step._calibration(given, plan_of(64))
+    assert {token for sequence in sequences for token in sequence} == {1, 2, 4, 5}
+    assert (used.rows, used.general_rows, fallbacks) == (4, 2, ())
+    _, used, fallbacks = step._calibration(given._replace(general=[[4] * 40]), plan_of(64))
+    assert (used.rows, used.general_rows) == (4, 1)
+    assert [(f.what, f.asked, f.used) for f in fallbacks] == [("general calibration rows", "2", "1")]
+
+
 def test_too_few_tokens_are_recorded_and_none_refused() -> None:
     step = Gptq(calibration_rows=1)
-    _, _, fallbacks = step._calibration([[1] * 100], plan_of(128))
+    _, _, fallbacks = step._calibration(ExportRows([[1] * 100]), plan_of(128))
     assert [(f.what, f.used) for f in fallbacks] == [("calibration tokens", "100")]
     with pytest.raises(ExportError, match="1 calibration rows with 5 tokens"):
-        step._calibration([[1] * 5], plan_of(128))
+        step._calibration(ExportRows([[1] * 5]), plan_of(128))
 
 
 def test_blocks_called_differently_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from export.artifacts import ModelFolder
 from export.engines.llama_cpp import BATCH_LOGITS, BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
 from export.engines.llama_library import open_vocabulary
 from export.errors import EngineError
+from export.formats import ExportRows
 from export.formats.gguf import Gguf
 from export.likelihood import option_log_probs
 from tests.export.tiny_models import ARCHITECTURES, build
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 
 def make(root: Path, model: ModelFolder) -> Case:
     root.mkdir(exist_ok=True)
-    result = Gguf().quantize("gguf-f16", model, (), root, {}.__getitem__)
+    result = Gguf().quantize("gguf-f16", model, ExportRows(), root, {}.__getitem__)
     return Case(model, result.path, len(AutoTokenizer.from_pretrained(model.folder)))
 
 

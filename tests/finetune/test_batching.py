@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from export.engines import Generation
+from export.formats import ExportRows
+from export.formats.gguf import Gguf
 from finetune import chatting, cli
 from finetune.base_model import ModelSettings, open_base
 from finetune.batching import BatchSettings, answer_file, output, work
@@ -147,10 +149,9 @@ def test_what_a_machine_that_lost_power_left_behind_the_record_is_cut_off(speak)
 
 
 def test_killed_without_warning_it_goes_on(tiny_qwen, tmp_path, monkeypatch):
-    from export.formats.gguf import Gguf
 
     monkeypatch.chdir(tmp_path)
-    file = Gguf(types=()).quantize("gguf-f16", tiny_qwen, (), tmp_path, lambda name: pytest.fail(name)).path
+    file = Gguf(types=()).quantize("gguf-f16", tiny_qwen, ExportRows(), tmp_path, lambda name: pytest.fail(name)).path
     _rows(*(f"row {number}" for number in range(3000)))
     command = [sys.executable, "-m", "finetune", "batch", str(file), *ASK, "--max-new-tokens", "6"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, cwd=tmp_path)
@@ -445,12 +446,11 @@ TEXTS = [*("Turn on the light" + " please" * n for n in range(5)), "把客厅的
 
 @pytest.mark.parametrize("kind", ["starter folder", "folder", "gguf"])
 def test_answers_are_those_of_one_by_one(kind, tiny_qwen, tmp_path, monkeypatch):
-    from export.formats.gguf import Gguf
 
     monkeypatch.chdir(tmp_path)
     path = open_base(ModelSettings()).path if kind == "starter folder" else tiny_qwen.folder
     if kind == "gguf":
-        path = Gguf(types=()).quantize("gguf-f16", tiny_qwen, (), tmp_path, lambda name: pytest.fail(name)).path
+        path = Gguf(types=()).quantize("gguf-f16", tiny_qwen, ExportRows(), tmp_path, {}.__getitem__).path
     _rows(*TEXTS)
     settings = BatchSettings(
         model=path, rows=Path("in.jsonl"), out=Path("out.jsonl"), prompt="{text}", max_new_tokens=12

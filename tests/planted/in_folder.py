@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from export.artifacts import QuantizedModel
+from export.formats import ExportRows
 from export.formats.gptq import Gptq
 from tests.export.artifact_edits import Weights, change_json, change_weights
 from tests.planted.training import ROWS, Trained
@@ -94,7 +95,7 @@ def calibrated_on_held_out(made: Trained, target: Path) -> Path:
     def made_before(variant: str) -> QuantizedModel:
         raise AssertionError(f"GPTQ is made from the merged model, and not from {variant}")
 
-    Gptq(calibration_rows=len(rows)).quantize("gptq-4bit", made.merged, rows, target, made_before)
+    Gptq(calibration_rows=len(rows)).quantize("gptq-4bit", made.merged, ExportRows(rows), target, made_before)
     return target
 
 

@@ -2,53 +2,17 @@
 
 import pytest
 
-from export.chat import Conversation, Message, encode
-from finetune.data.account import SplitCounts
+from export.chat import encode
 from finetune.data.draw import lengths_of
 from finetune.data.mixing import account, drawn, mix, rows_for, share_of
-from finetune.data.splits import Splits, fingerprint, write_conversations
+from finetune.data.splits import fingerprint, write_conversations
 from tests.export.chat_tokenizers import build_tokenizer
-
-SPLITS = ("train", "valid", "held_out")
-
-
-def _conversation(word, number):
-    return _row(f"{word} {number}?", f"{word}.")
-
-
-def _row(question, answer):
-    messages = Message(role="user", content=question), Message(role="assistant", content=answer)
-    return Conversation(messages=messages)
-
-
-def _splits(folder, word, rows):
-    folder.mkdir()
-    tokenizer = build_tokenizer("plain")
-    counts = {}
-    for name in SPLITS:
-        kept = [_conversation(f"{word} {name}", number) for number in range(rows)]
-        write_conversations(folder / f"{name}.jsonl", kept)
-        encoded = [encode(tokenizer, row) for row in kept]
-        tokens, scored = sum(len(e.ids) for e in encoded), sum(len(e.scored_positions) for e in encoded)
-        counts[name] = SplitCounts(rows=rows, groups=rows, tokens=tokens, scored_tokens=scored)
-    (folder / "report.json").write_text("{}")
-    return Splits(
-        folder=folder,
-        read=3 * rows,
-        sampled_out=0,
-        kept=3 * rows,
-        dropped={},
-        max_tokens=64,
-        longest_row_tokens=16,
-        fingerprint=fingerprint(folder),
-        source={},
-        **counts,
-    )
+from tests.finetune.data.small_splits import row_of, small_splits
 
 
 @pytest.fixture
 def mixed(tmp_path):
-    domain, general = _splits(tmp_path / "domain", "mop", 60), _splits(tmp_path / "general", "sky", 90)
+    domain, general = small_splits(tmp_path / "domain", "mop", 60), small_splits(tmp_path / "general", "sky", 90)
     lengths = lengths_of(general, build_tokenizer("plain"), thinking=False)
 
     def at(share, seed=0):
@@ -113,11 +77,15 @@ def test_too_few_general_rows_are_all_taken_and_told(mixed):
 
 
 def test_general_rows_that_resemble_what_the_domain_is_measured_on_are_left_out(tmp_path):
-    domain, general = _splits(tmp_path / "domain", "mop", 9), _splits(tmp_path / "general", "sky", 9)
+    domain, general = small_splits(tmp_path / "domain", "mop", 9), small_splits(tmp_path / "general", "sky", 9)
     asked = "Which of the two brushes reaches farther under the low shelves along the northern wall of the hall"
-    held_out = [*domain.conversations("held_out"), _row(f"{asked}?", "The left.")]
+    held_out = [*domain.conversations("held_out"), row_of(f"{asked}?", "The left.")]
     write_conversations(domain.folder / "held_out.jsonl", held_out)
-    planted = [_row("MOP  held_out 3", "Other."), _row(f"{asked}, please?", "The right one."), _row("Why?", "So.")]
+    planted = [
+        row_of("MOP  held_out 3", "Other."),
+        row_of(f"{asked}, please?", "The right one."),
+        row_of("Why?", "So."),
+    ]
     write_conversations(general.folder / "train.jsonl", [*general.conversations("train"), *planted])
     tokenizer, out = build_tokenizer("plain"), tmp_path / "mixed"
     out.mkdir()

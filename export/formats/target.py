@@ -1,0 +1,193 @@
+"""A target in bytes: the GGUF file of that size, or of those bits per weight, whose types were searched for.
+
+The search is `export.search`'s, by the gate's own divergence on validation rows; llama.cpp's quantizer writes what was
+found, and the gate judges the file as any other, on held-out rows. A device's memory is turned into bytes elsewhere.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from export.artifacts import ModelFolder, QuantizedModel
+from export.chat import Encoded
+from export.errors import ExportError
+from export.formats._base import ExportRows, Format, RowsWanted
+from export.formats.gguf import FILE_TYPES, NEEDS_IMPORTANCES, SIXTEEN_BIT, Gguf, described
+from export.importance import Importances, read_importances
+from export.plugins import nearest
+
+if TYPE_CHECKING:
+    from export.search import Search, SearchRecord
+    from export.search.type_files import TypeFiles
+
+# What a tensor can be stored in, and the file type that is named after it.
+CANDIDATES = {
+    **{name: name for name in ("q8_0", "q6_k", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "iq4_xs")},
+    **{name: name for name in ("iq3_s", "iq3_xxs", "q2_k", "iq2_s", "iq2_xs", "iq2_xxs", "q2_0")},
+    **{name: f"{name}_m" for name in ("q5_k", "q4_k", "q3_k")},
+}
+
+
+class Target(Format):
+    """One GGUF file of a size: each tensor in the type by which the file loses least, found by measuring."""
+
+    size_bytes: int | None = Field(default=None, gt=0, description="largest size of the file; or bits_per_weight")
+    bits_per_weight: float | None = Field(
+        default=None, gt=0, description="stored bits over stored weights, the header left out; or size_bytes"
+    )
+    types: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+        default=("q8_0", "q6_k", "q5_1", "q5_0", "q4_k", "iq4_nl", "iq4_xs", "q3_k", "q2_k"),
+        min_length=1,
+        description="ggml types to choose from; a tensor has those whose blocks of 32 or 256 divide its rows",
+    )
+    calibration_rows: int = Field(default=256, ge=1, description="training rows that importance is measured on")
+    search_rows: int = Field(
+        default=64, ge=2, description="validation rows, and training rows where these are too few, to measure mixes on"
+    )
+    bands: int = Field(default=3, ge=1, description="parts of the depth whose sensitivity is measured each")
+    presets: int = Field(default=2, ge=0, description="llama.cpp's own file types below the target to measure as well")
+    moves: int = Field(default=6, ge=0, description="changes of the best mix to measure at the end")
+
+    @model_validator(mode="after")
+    def _says_one_size(self) -> Self:
+        if (self.size_bytes is None) == (self.bits_per_weight is None):
+            raise ValueError("write one of size_bytes and bits_per_weight, such as bits_per_weight: 4.3")
+        for name in self.types:
+            if name not in CANDIDATES:
+                raise ValueError(f"unknown type {name!r}. {nearest(name.lower(), tuple(CANDIDATES))}")
+        return self
+
+    def rows_wanted(self, variant: str) -> RowsWanted:
+        """See `Format.rows_wanted`."""
+        if variant != self._name:
+            return self._gguf.rows_wanted(variant)
+        return RowsWanted(self.calibration_rows, search=self.search_rows)
+
+    def variants(self) -> tuple[str, ...]:
+        """See `Format.variants`. Named by what was asked for: bits per weight, or megabytes."""
+        return (self._name,)
+
+    def ingredients(self) -> tuple[str, ...]:
+        """See `Format.ingredients`."""
+        return (f"gguf-{SIXTEEN_BIT}", *self._gguf.ingredients())
+
+    def settings_for(self, variant: str) -> dict[str, object]:
+        """See `Format.settings_for`."""
+        return self.model_dump(mode="json") if variant == self._name else self._gguf.settings_for(variant)
+
+    def check_model(self, config: dict[str, object]) -> None:
+        """See `Format.check_model`."""
+        self._gguf.check_model(config)
+
+    def quantize(
+        self,
+        variant: str,
+        model: ModelFolder,
+        rows: ExportRows,
+        out: Path,
+        made: Callable[[str], QuantizedModel],
+        say: Callable[[str], None] = print,
+    ) -> QuantizedModel:
+        """See `Format.quantize`. Raises ExportError where no mix meets the target; what was measured is kept then.
+
+        The folder holds search.json: what was tried, foretold and measured.
+        """
+        if variant != self._name:
+            return self._gguf.quantize(variant, model, rows, out, made)
+        source, importance = made(f"gguf-{SIXTEEN_BIT}"), made(self._gguf.importance_variant)
+        importances = read_importances(importance.path)
+        kept = out.parent / f".search-{variant}"
+        kept.mkdir(exist_ok=True)
+        record = self._search(source, importance, importances, model, rows.search, kept, say)
+        shutil.copyfile(importance.path, out / importance.path.name)
+        result = self._write(record, source, importances, out)
+        for large in (*kept.glob("*.gguf"), *kept.glob("*.npy")):
+            large.unlink()
+        return result
+
+    def tool_versions(self) -> dict[str, str]:
+        """See `Format.tool_versions`."""
+        return self._gguf.tool_versions()
+
+    @property
+    def _name(self) -> str:
+        size = f"{self.bits_per_weight:g}" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f}mb"
+        return f"gguf-mix-{size}"
+
+    @property
+    def _gguf(self) -> Gguf:
+        """The format that makes what a mix is made from."""
+        return Gguf(types=(), importance="domain", calibration_rows=self.calibration_rows)
+
+    def _search(
+        self,
+        source: QuantizedModel,
+        importance: QuantizedModel,
+        importances: Importances,
+        model: ModelFolder,
+        rows: Sequence[Encoded],
+        kept: Path,
+        say: Callable[[str], None],
+    ) -> "SearchRecord":
+        from export.chat_tokenizer import load_tokenizer
+        from export.formats._gguf_quantize import quantize_file
+        from export.search import search
+
+        return search(
+            source.path,
+            self._settings(),
+            rows,
+            importances,
+            quantize_file,
+            kept,
+            budget=self._budget_bytes,
+            made_from={"source": source.sha256, "importance": importance.sha256, **self.tool_versions()},
+            vocabulary_size=len(load_tokenizer(model.folder)),
+            say=say,
+        )
+
+    def _settings(self) -> "Search":
+        from export.search import Search
+
+        presets = tuple(name for name in (*FILE_TYPES, *NEEDS_IMPORTANCES) if name not in ("q1_0", "tq1_0", "tq2_0"))
+        return Search(types=self.types, file_types=presets, bands=self.bands, presets=self.presets, moves=self.moves)
+
+    def _budget_bytes(self, files: "TypeFiles") -> int:
+        if self.size_bytes is not None:
+            return self.size_bytes
+        assert self.bits_per_weight is not None
+        return files.header_bytes() + int(self.bits_per_weight * files.weights / 8)
+
+    def _write(
+        self, record: "SearchRecord", source: QuantizedModel, importances: Importances, out: Path
+    ) -> QuantizedModel:
+        """The mix as llama.cpp's quantizer writes it. Raises ExportError unless it has the size that was measured."""
+        from export.formats._gguf_quantize import quantize_file
+        from export.search import RECORD
+
+        path = out / f"model-{self._name.removeprefix('gguf-')}.gguf"
+        fallbacks = quantize_file(source.path, _at_least(record.types), path, importances, record.types)
+        if path.stat().st_size != record.size_bytes:
+            raise ExportError(
+                f"{path.name} has {path.stat().st_size:,} bytes; the mix that was measured has {record.size_bytes:,}. "
+                "This is a fault of fieldtune; the record of the search tells more."
+            )
+        (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return described(path, self._name.removeprefix("gguf-"), fallbacks, self.tool_versions(), importances)
+
+
+def _at_least(types: dict[str, str]) -> str:
+    """The file type whose number the file carries: that of the smallest type in it, so that it promises no more."""
+    from export.readers.gguf import block_size
+
+    def bits_per_weight(stored_as: str) -> float:
+        block, block_bytes = block_size(stored_as)
+        return block_bytes * 8 / block
+
+    return CANDIDATES.get(min(types.values(), key=bits_per_weight), "q8_0")
+
+
+step = Target

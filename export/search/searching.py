@@ -1,0 +1,237 @@
+"""The search: presets, sensitivities, the knapsack, and a few moves, each measured; and the record of all of it.
+
+Prior art: measured sensitivities and a budget (mlx-lm's dynamic_quant, exllamav3's optimizer), search by KL divergence
+(EvoPress, arXiv 2410.14649). Where the search rows come from is the caller's: none may be one that judges the file.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from export import sampling
+from export.artifacts import sha256_of_json, write_atomically
+from export.chat import Encoded
+from export.errors import ExportError
+from export.frozen import Frozen
+from export.importance import Importances
+from export.quantization_record import row_sha256
+from export.search.knapsack import Option, choose
+from export.search.ladder import ladder, quantized_tensors
+from export.search.sensitivity import cost_per_error, groups_of, kind_of, output_error
+from export.search.trials import Trial, Trials
+from export.search.type_files import Quantize, TypeFiles
+
+RECORD = "search.json"
+
+
+class Search(Frozen):
+    """What to search among, and how long.
+
+    `types` are the candidates; a tensor has those whose blocks divide its rows. `bands` cuts the depth into parts that
+    are measured each; `presets` of `file_types` and `moves` are measured at most.
+    """
+
+    types: tuple[str, ...]
+    file_types: tuple[str, ...]
+    bands: int
+    presets: int
+    moves: int
+
+
+class SearchRecord(Frozen):
+    """The content of search.json: what was tried on which rows, what was foretold and measured, and what was chosen."""
+
+    budget_bytes: int
+    size_bytes: int
+    rows: int
+    tokens: int
+    rows_sha256: tuple[str, ...]
+    undisturbed_kl: float
+    demoted_kl: dict[str, float]
+    trials: tuple[Trial, ...]
+    chosen: str
+    types: dict[str, str]
+
+
+def search(
+    source: Path,
+    settings: Search,
+    rows: Sequence[Encoded],
+    importances: Importances | None,
+    quantize: Quantize,
+    folder: Path,
+    *,
+    budget: Callable[[TypeFiles], int],
+    made_from: Mapping[str, str],
+    vocabulary_size: int | None,
+    say: Callable[[str], None],
+) -> SearchRecord:
+    """The types by which a file made of the 16-bit file `source` loses least within a size.
+
+    `budget` says how many bytes the whole file may have, once it is known what there is to store. `made_from` names
+    by hashes and versions what the files depend on. `folder` keeps what was made and measured, so that the same search
+    goes on where it was interrupted. Raises ExportError where no mix fits, and for a search without rows.
+    """
+    if not rows:
+        raise ExportError("a search needs rows with answers to measure on, and was given none. Raise data.valid_share.")
+    names = quantized_tensors(source)
+    files = TypeFiles(source, names, importances, quantize, folder)
+    trials = Trials(files, source, rows, made_from, folder, vocabulary_size, say)
+    searching = _Searching(files, settings, importances, trials, budget(files), source)
+    return searching.run(rows)
+
+
+class _Searching:
+    """One search, its steps in order."""
+
+    def __init__(
+        self,
+        files: TypeFiles,
+        settings: Search,
+        importances: Importances | None,
+        trials: Trials,
+        budget_bytes: int,
+        source: Path,
+    ) -> None:
+        self._files, self._settings, self._importances = files, settings, importances
+        self._trials, self._budget, self._source = trials, budget_bytes, source
+        self._groups = groups_of(files.names, settings.bands)
+        self._errors = _Errors(files, importances, trials.folder, trials.made_from)
+        self._costs: dict[str, float] = {}
+        self._tried: list[tuple[Trial, dict[str, str]]] = []
+
+    def run(self, rows: Sequence[Encoded]) -> SearchRecord:
+        self._require_room()
+        rungs = ladder(self._source, self._files, self._settings.file_types, self._budget, self._settings.presets)
+        self._trials.expected = len(rungs) + 1 + len(self._groups) + 1 + self._settings.moves
+        for rung in rungs:
+            self._try(rung.types, f"preset {rung.file_type}")
+        undisturbed, demoted = self._measure_groups()
+        factors = dict.fromkeys(map(kind_of, self._files.names), 1.0)
+        self._try(self._solved(factors), "knapsack")
+        self._move(factors)
+        best, types = min(self._tried, key=lambda tried: tried[0].kl_mean)
+        return SearchRecord(
+            budget_bytes=self._budget,
+            size_bytes=best.size_bytes,
+            rows=len(rows),
+            tokens=sum(len(row.scored_positions) for row in rows),
+            rows_sha256=tuple(row_sha256(row.ids) for row in rows),
+            undisturbed_kl=undisturbed,
+            demoted_kl=demoted,
+            trials=tuple(trial for trial, _ in self._tried),
+            chosen=best.name,
+            types=types,
+        )
+
+    def _candidates(self, name: str) -> tuple[str, ...]:
+        """The types that the tensor can have, the smallest first. Raises ExportError where there is none."""
+        found = [stored_as for stored_as in self._settings.types if self._files.fits(name, stored_as)]
+        if not found:
+            raise ExportError(f"no candidate type divides the rows of {name}. Add q8_0, or another with blocks of 32.")
+        return tuple(sorted(found, key=lambda stored_as: self._files.tensor_bytes(name, stored_as)))
+
+    def _require_room(self) -> None:
+        smallest = {name: self._candidates(name)[0] for name in self._files.names}
+        if (least := self._files.size_bytes(smallest)) > self._budget:
+            raise ExportError(
+                f"the target of {self._budget:,} bytes cannot be met: with every tensor in its smallest candidate type "
+                f"the file has {least:,}. Allow that many, or add smaller types."
+            )
+
+    def _measure_groups(self) -> tuple[float, dict[str, float]]:
+        """What the largest types cost, and what demoting each group does; from both, the cost of an error."""
+        largest = {name: self._candidates(name)[-1] for name in self._files.names}
+        undisturbed = sampling.estimate(self._trials.divergences(largest, "the largest types"), "mean")
+        demoted, errors = {}, {}
+        for group, members in self._groups.items():
+            low = {name: self._demoted(name) for name in members}
+            demoted[group] = sampling.estimate(self._trials.divergences({**largest, **low}, f"{group} demoted"), "mean")
+            errors[group] = sum(self._errors.of(name, low[name]) - self._errors.of(name, largest[name]) for name in low)
+        self._errors.keep()
+        per_error = cost_per_error(demoted, undisturbed, errors)
+        self._costs = {name: per_error[group] for group, members in self._groups.items() for name in members}
+        return undisturbed, demoted
+
+    def _demoted(self, name: str) -> str:
+        """The type to measure a demotion in: the largest that spends no more than the target does on average."""
+        share = self._budget / sum(tensor.size_bytes for tensor in self._files.plain.values())
+        candidates = self._candidates(name)
+        affordable = self._files.plain[name].size_bytes * share
+        within = [c for c in candidates if self._files.tensor_bytes(name, c) <= affordable]
+        return (within or candidates[:1])[-1]
+
+    def _loss(self, name: str, stored_as: str) -> float:
+        return self._costs[name] * self._errors.of(name, stored_as)
+
+    def _solved(self, factors: Mapping[str, float]) -> dict[str, str]:
+        """The best mix where each kind's losses count by its factor."""
+        items = [
+            [
+                Option(self._files.padded_bytes(name, c), factors[kind_of(name)] * self._loss(name, c))
+                for c in self._candidates(name)
+            ]
+            for name in self._files.names
+        ]
+        self._errors.keep()
+        chosen = choose(items, self._budget - self._files.rest_bytes())
+        return {name: self._candidates(name)[number] for name, number in zip(self._files.names, chosen, strict=True)}
+
+    def _try(self, types: dict[str, str], name: str) -> Trial:
+        predicted = sum(self._loss(tensor, kind) for tensor, kind in types.items()) if self._costs else None
+        trial = self._trials.trial(types, name, predicted)
+        self._tried.append((trial, types))
+        return trial
+
+    def _move(self, factors: dict[str, float]) -> None:
+        """Shifts bytes to or from the kinds that cost most, and keeps what is measured to be better.
+
+        The errors of one kind may cost more, or less, together than each does alone: its losses are doubled or halved,
+        and the knapsack is solved again, so that every move fills the budget.
+        """
+        best, mix = self._tried[-1]
+        seen = [types for _, types in self._tried]
+        by_kind: dict[str, float] = defaultdict(float)
+        for name, stored_as in mix.items():
+            by_kind[kind_of(name)] += self._loss(name, stored_as)
+        moves = [(kind, factor) for kind in sorted(by_kind, key=lambda k: -by_kind[k]) for factor in (2.0, 0.5)]
+        left = self._settings.moves
+        for kind, factor in moves:
+            changed = {**factors, kind: factors[kind] * factor}
+            types = self._solved(changed)
+            if left == 0 or types in seen:
+                continue
+            left -= 1
+            seen.append(types)
+            trial = self._try(types, f"{'more' if factor > 1 else 'less'} for {kind}")
+            if trial.kl_mean < best.kl_mean:
+                best, factors = trial, changed
+        self._trials.expected = 0
+
+
+class _Errors:
+    """Output errors by tensor and type, each estimated once and kept on disk."""
+
+    def __init__(
+        self, files: TypeFiles, importances: Importances | None, folder: Path, made_from: Mapping[str, str]
+    ) -> None:
+        self._files, self._importances = files, importances
+        self._path = folder / f"errors-{sha256_of_json(dict(made_from))}.json"
+        self._known: dict[str, float] = _read_json(self._path)
+
+    def of(self, name: str, stored_as: str) -> float:
+        """The error of one tensor in one type; those of all its kind and type are kept together."""
+        key = f"{name} {stored_as}"
+        if key not in self._known:
+            plain = self._files.plain[name]
+            self._known[key] = output_error(plain, self._files.tensor(name, stored_as), self._importances)
+        return self._known[key]
+
+    def keep(self) -> None:
+        """Writes what is known."""
+        write_atomically(self._path, json.dumps(self._known))
+
+
+def _read_json(path: Path) -> dict[str, float]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

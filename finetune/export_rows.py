@@ -1,0 +1,79 @@
+"""Which rows an export is calibrated on, and which its settings are chosen by: never held-out ones.
+
+A file that is calibrated on the rows of a domain alone keeps the domain and may lose what the model can do besides, so
+that a format can ask for general rows among them (`export.formats.RowsWanted`).
+"""
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from export.chat import Conversation, Encoded, encode
+from export.formats import ExportRows, RowsWanted
+from finetune.data import Splits
+from finetune.data.mixing import drawn, rows_for, unlike_measured
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class RowsToDraw:
+    """The rows of a run: `training` as they were trained on, the domain's own, and general ones where there are any."""
+
+    def __init__(
+        self,
+        training: Splits,
+        domain: Splits,
+        general: Splits | None,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        seed: int,
+        thinking: bool,
+    ) -> None:
+        self._training, self._domain, self._general = training, domain, general
+        self._tokenizer, self._seed, self._thinking = tokenizer, seed, thinking
+
+    def draw(self, wanted: RowsWanted) -> ExportRows:
+        """As many rows as are wanted, drawn with the seed, or all that there are.
+
+        Of fewer domain rows fewer general ones are drawn, so that the share is kept.
+        """
+        if self._general is None or not wanted.general_share:
+            calibration = self._sample(list(self._training.conversations("train")), wanted.calibration)
+            general: list[Conversation] = []
+        else:
+            own = round(wanted.calibration * (1 - wanted.general_share))
+            calibration = self._sample(list(self._domain.conversations("train")), own)
+            general = self._general_rows(rows_for(wanted.general_share, len(calibration)))
+        ids = [row.ids for row in map(self._encoded, calibration)]
+        return ExportRows(ids, [row.ids for row in map(self._encoded, general)], self._search_rows(wanted.search, ids))
+
+    def _sample(self, rows: list[Conversation], wanted: int) -> list[Conversation]:
+        return random.Random(self._seed).sample(rows, min(wanted, len(rows)))
+
+    def _general_rows(self, wanted: int) -> list[Conversation]:
+        """General training rows that resemble none on which the domain is measured."""
+        assert self._general is not None
+        rows = list(self._general.conversations("train"))
+        return [rows[place] for place in drawn(unlike_measured(self._domain, rows), wanted, self._seed)]
+
+    def _search_rows(self, wanted: int, calibration: Sequence[tuple[int, ...]]) -> tuple[Encoded, ...]:
+        """Rows to choose an export's settings by: of validation, then of training where nothing was calibrated on them.
+
+        Never held-out ones: what is judged by them must not have been chosen by them.
+        """
+        order = random.Random(self._seed)
+        validation, others = (list(self._domain.conversations(split)) for split in ("valid", "train"))
+        order.shuffle(validation)
+        order.shuffle(others)
+        used, chosen = set(calibration), list[Encoded]()
+        for conversation in (*validation, *others):
+            if len(chosen) == wanted:
+                break
+            encoded = self._encoded(conversation)
+            if encoded.ids not in used and encoded.scored_positions:
+                chosen.append(encoded)
+        return tuple(chosen)
+
+    def _encoded(self, conversation: Conversation) -> Encoded:
+        return encode(self._tokenizer, conversation, thinking=self._thinking)
