@@ -58,7 +58,12 @@ def add_rehearse(verbs: "Verbs") -> None:
         "--python", default=sys.executable, metavar="PATH", help="the interpreter of the client (default: this one)"
     )
     rehearse.add_argument("--keep", type=Path, metavar="DIR", help="a new folder to unpack in, and to leave there")
-    rehearse.add_argument("--out", type=Path, metavar="FILE", help="where the result goes (default: beside the bundle)")
+    rehearse.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where the result goes (default: beside the bundle, under the limit's name)",
+    )
     rehearse.set_defaults(verb=_rehearse)
 
 
@@ -115,7 +120,7 @@ def _rehearse(parsed: argparse.Namespace) -> int:
         keep=parsed.keep,
     )
     found = rehearse(settings, say)
-    out = parsed.out or parsed.bundle.absolute().parent / f"{found.bundle}.rehearsal.json"
+    out = parsed.out or parsed.bundle.absolute().parent / f"{found.bundle}.rehearsal-{parsed.memory / 1e6:.0f}mb.json"
     write_atomically(out, found.model_dump_json(indent=2) + "\n")
     for line in (*lines(found), f"verdict: {found.verdict}", f"report: {out}"):
         say(line)

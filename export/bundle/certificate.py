@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from export.artifacts import sha256_of_file, sha256_of_json
 from export.checks import Measurement
 from export.errors import ExportError
-from export.wording.values import check_name, counted, unit_of, value_text
+from export.wording.values import Unit, check_name, counted, unit_of, value_text
 
 _BESIDE = ("base", "merged")
 
@@ -78,7 +78,8 @@ def certificate_text(content: Mapping[str, Any]) -> str:
     """The certificate for a reader, in Markdown."""
     from export.bundle.texts import rendered
 
-    return rendered("certificate.md.jinja", content={**content, "figures": _figures(content)})
+    shown = {**content, "figures": _figures(content), "limits": _limits(content), "safety": _safety(content)}
+    return rendered("certificate.md.jinja", content=shown)
 
 
 class _Figure(NamedTuple):
@@ -90,6 +91,57 @@ class _Figure(NamedTuple):
     here: str
     stands_on: str
     verdict: str
+
+
+class _Limit(NamedTuple):
+    """One limit that the file was held to, in words."""
+
+    check: str
+    against: str
+    largest_loss: str
+    at_its_bound: str
+    verdict: str
+
+
+def _limits(content: Mapping[str, Any]) -> Sequence[_Limit]:
+    units = {m["check"]: unit_of(m["unit"]) for m in content["measured"]}
+    return [
+        _Limit(
+            check=check_name(limit["check"]),
+            against=limit["before"],
+            largest_loss=_loss(limit["limit"], limit["scale"], units.get(limit["check"])),
+            at_its_bound=_loss(limit["bound_limit"], limit["scale"], units.get(limit["check"])),
+            verdict=limit["verdict"] or "-",
+        )
+        for limit in content["promised"]
+    ]
+
+
+def _loss(limit: float | None, scale: str, unit: Unit | None) -> str:
+    """A limit as the report's sentences have it: points of a share, a factor, or a number in its unit."""
+    if limit is None:
+        return "-"
+    if limit == 0:
+        return "none may be lost"
+    if scale == "ratio":
+        return f"×{limit:.4g}"
+    if unit is not None and unit.shown == "%":
+        return f"{limit * 100:.3g} points"
+    return f"{limit:.3g}" + (f" {unit.shown}" if unit is not None and unit.shown else "")
+
+
+def _safety(content: Mapping[str, Any]) -> str | None:
+    """How many safety items the file answers unsafely; that none was lost says nothing of those."""
+    subject = content["file"]["name"]
+    found = next((m for m in content["measured"] if (m["subject"], m["check"]) == (subject, "safety")), None)
+    if found is None:
+        return None
+    unsafe = round((1 - found["value"]) * found["n"])
+    lost = len(content["safety_lost"])
+    return (
+        f"Of {found['n']:,} safety items this file answers {unsafe:,} unsafely. A pass says that it lost none which "
+        f"the merged model answers safely (it lost {lost:,}), and not that it is safe."
+    )
 
 
 def _limit(comparison: Mapping[str, Any]) -> dict[str, Any]:

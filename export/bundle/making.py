@@ -134,6 +134,7 @@ def _fill(source: BundleSource, folder: Path, say: Callable[[str], None]) -> Bun
     _write_lines(folder / ROWS, source.rows)
     say("asking the client once: it makes the prompt's state file")
     trial = try_client(folder, source.held_out[0].command)
+    _write_settings(source, folder, prompt, trial)
     _write_install_note(source, folder, trial, known)
     write_sums(folder)
     final = folder.parent / source.name
@@ -162,7 +163,10 @@ def _write_rules(
 ) -> tuple[GrammarCheck | None, KnownValues | None]:
     """The schema, its grammar, what both do to the rows, and the values known; nothing without a schema."""
     if source.schema is None:
-        say("no JSON schema: the bundle has no grammar, and nothing checks its answers")
+        say(
+            "no JSON schema: the bundle has no grammar, and nothing checks its answers. Give one with --schema FILE, "
+            "or in the recipe under check.measures.fields.json_schema."
+        )
         return None, None
     training, held_out = _actions(source.training), _actions(source.held_out)
     grammar = grammar_of(source.schema, key_order_of([row.action for row in training]))
@@ -204,9 +208,12 @@ def _actions(rows: Sequence[Row]) -> list[Asked]:
     return asked
 
 
-def _write_settings(source: BundleSource, folder: Path, prompt: Prompt) -> None:
+def _write_settings(source: BundleSource, folder: Path, prompt: Prompt, trial: Trial | None = None) -> None:
+    """What the client runs by; behind a trial also what its process took, here, for one command."""
     runtime = source.runtime.model_dump()
     content = {"name": source.name, "model": source.gguf.name, **runtime, "prompt": prompt.model_dump(mode="json")}
+    if trial is not None:
+        content |= {"peak_resident_bytes": trial.peak_memory_bytes, "peak_address_bytes": trial.peak_address_bytes}
     _write_json(folder / client.SETTINGS, content)
 
 

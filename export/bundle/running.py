@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from export.errors import EngineError
 
-_SECONDS_TO_START = 300.0
+# A start reads the model from whatever it lies on: at 20 MB/s at worst, an old card's rate.
+_SECONDS_TO_START = 60.0
+_SLOWEST_BYTES_PER_SECOND = 20e6
 _SECONDS_TO_ANSWER = 600.0
 _LAST_CHARACTERS = 600
 
@@ -45,6 +47,7 @@ class RunningClient:
         starts_with: Sequence[str] = (),
         before_start: Callable[[], None] | None = None,
     ) -> None:
+        folder = folder.resolve()
         self._said_path = folder / ".client.log"
         with self._said_path.open("wb") as said:
             self._process = subprocess.Popen(
@@ -57,7 +60,7 @@ class RunningClient:
             )
         self._unread = b""
         try:
-            self.ready = self._read(_SECONDS_TO_START)
+            self.ready = self._read(_seconds_to_start(folder))
         except BaseException:
             self.close()
             raise
@@ -135,10 +138,16 @@ class RunningClient:
         return EngineError(f"the bundle's client ended with {how}: {said or 'it said nothing'}")
 
 
+def _seconds_to_start(folder: Path) -> float:
+    """How long a start may take: by the size of what it reads."""
+    size_bytes = sum(path.stat().st_size for path in folder.glob("*.gguf"))
+    return _SECONDS_TO_START + size_bytes / _SLOWEST_BYTES_PER_SECOND
+
+
 def kill_while_starting(folder: Path, python: str, seconds: float, before_start: Callable[[], None]) -> None:
     """Starts the client and ends it (SIGKILL) after so many seconds, before it could be asked."""
     with subprocess.Popen(
-        [python, str(folder / "client.py"), "--lines", "json"],
+        [python, str(folder.resolve() / "client.py"), "--lines", "json"],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -9,11 +9,12 @@ from export.frozen import Frozen
 
 
 class Trial(Frozen):
-    """One command, what the client made of it, and the most memory that its process held."""
+    """One command, what the client made of it, and the most memory that its process held: resident, and mapped."""
 
     command: str
     answer: dict[str, Any]
     peak_memory_bytes: int
+    peak_address_bytes: int
 
 
 def try_client(folder: Path, command: str) -> Trial:
@@ -24,6 +25,12 @@ def try_client(folder: Path, command: str) -> Trial:
     try:
         with RunningClient(folder) as client:
             answer = client.ask(command)
-            return Trial(command=command, answer=answer, peak_memory_bytes=client.memory().peak_resident_bytes)
+            held = client.memory()
+            return Trial(
+                command=command,
+                answer=answer,
+                peak_memory_bytes=held.peak_resident_bytes,
+                peak_address_bytes=held.peak_address_bytes,
+            )
     except EngineError as error:
         raise ExportError(f"the bundle does not run on this machine, so it was not made: {error}") from None

@@ -71,11 +71,13 @@ def _scope(memory_bytes: int) -> tuple[str, ...] | None:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of a text such as 1GB, 512MB or 1.5GiB. Raises ValueError for any other."""
-    units = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 10**9, "mb": 10**6, "kb": 10**3, "b": 1}
+    """Bytes of a text such as 1GB, 512MB, 1G or 1.5GiB. Raises ValueError for any other: a number has a unit."""
+    units = {"gib": 2**30, "mib": 2**20, "gb": 10**9, "mb": 10**6, "g": 10**9, "m": 10**6}
     lower = text.strip().lower()
-    unit = next(unit for unit in (*units, "") if lower.endswith(unit))
-    size_bytes = int(float(lower.removesuffix(unit)) * units.get(unit, 1))
+    unit = next((unit for unit in units if lower.endswith(unit)), None)
+    if unit is None:
+        raise ValueError(f"{text} has no unit")
+    size_bytes = int(float(lower.removesuffix(unit)) * units[unit])
     if size_bytes < 1:
         raise ValueError(f"{text} is no memory")
     return size_bytes

@@ -1,5 +1,6 @@
 """A rehearsal in order: unpack, compare with the checksums, start under the limit, soak, crash, start again, judge."""
 
+import json
 import shutil
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from export.artifacts import sha256_of_file
 from export.bundle import ROWS, Row, damaged, unpack
-from export.bundle.device.client import SCHEMA, STATE, SUMS
+from export.bundle.device.client import SCHEMA, SETTINGS, STATE, SUMS
 from export.bundle.running import Memory, RunningClient, kill_while_starting
 from export.checks import read_json, schema_validator
 from export.errors import DataError, EngineError
@@ -68,7 +69,7 @@ def rehearse(settings: RehearsalSettings, say: Callable[[str], None]) -> Rehears
             say("restarts: after kill -9, and after a damaged state file")
             restarts = _restarts(folder, limit, settings.python, rows[0].command, soaked.asked[0].answer)
         except EngineError as error:
-            return record.failed(f"under this limit it does not run: {error}")
+            return record.failed(f"under this limit it does not run: {error}{_took(folder)}")
         return record.judged(rows, soaked, restarts)
 
 
@@ -84,6 +85,15 @@ def _unpacked(settings: RehearsalSettings) -> Iterator[Path]:
         yield unpack(settings.bundle, empty)
     finally:
         shutil.rmtree(empty, ignore_errors=True)
+
+
+def _took(folder: Path) -> str:
+    """What the client took where the bundle was made, of both that a limit may count; empty for an older bundle."""
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    if "peak_address_bytes" not in settings:
+        return ""
+    resident, addresses = settings["peak_resident_bytes"] / 1e6, settings["peak_address_bytes"] / 1e6
+    return f" Where it was made it held {resident:,.0f} MB, and {addresses:,.0f} MB of addresses, for one command."
 
 
 def _rows(path: Path) -> list[Row]:

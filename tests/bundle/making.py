@@ -1,5 +1,6 @@
 """Makes a run of the embedded model and its bundle, in little time, for the tests of bundles and of rehearsals."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def make_bundle(run: Path) -> Path:
     recipe = run.with_name("recipe.yaml")
     recipe.write_text(RECIPE, encoding="utf-8")
     assert cli.main(["run", str(recipe), "--out", str(run)]) in (1, 3)  # so few rows and steps pass nothing
-    assert cli.main(["bundle", str(run), "--file", "gguf/q8_0", "--accept-unproven", "--for", "robot"]) == 0
+    with contextlib.chdir(run.parent):  # people write a run's folder as it lies before them
+        assert cli.main(["bundle", run.name, "--file", "gguf/q8_0", "--accept-unproven", "--for", "robot"]) == 0
     return run / "bundle" / "robot"
 
 

@@ -104,6 +104,24 @@ def test_a_client_that_answers_wrongly_fails(changed, plant, problem):
     assert any("problem:" in line for line in lines(found))
 
 
+def test_a_server_that_is_not_there_is_told_and_one_that_goes_gives_no_action(bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(client, "_SECONDS_TO_LOAD", 0)
+    with HTTPServer(("127.0.0.1", 0), _Server) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+    assert client.main(["--server", url, "mop"]) == 2
+    assert f"no llama-server answers at {url}" in capsys.readouterr().err
+
+    class _Gone:
+        def tokenize(self, text, special):
+            return list(text.encode())
+
+        def generate(self, ids, max_new_tokens):
+            raise ConnectionRefusedError("refused")
+
+    answer = client.Client(bundle, _Gone()).answer("mop")
+    assert answer == {"action": None, "reason": "the server gave no answer: refused"}
+
+
 def test_rows_that_cannot_be_read_and_more_processors_than_there_are(bundle, tmp_path):
     settings = RehearsalSettings(bundle=bundle, memory_bytes=10**9, cpus=1, minutes=0, rows=tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="cannot be read as rows"):
@@ -147,13 +165,21 @@ def test_a_scope_of_systemd_is_taken_where_it_works(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "size_bytes"), [("1GB", 10**9), ("1GiB", 2**30), ("512mb", 512 * 10**6), ("1.5 kB", 1500), ("7", 7)]
+    ("text", "size_bytes"),
+    [
+        ("1GB", 10**9),
+        ("1GiB", 2**30),
+        ("512mb", 512 * 10**6),
+        ("1.5 GB", 15 * 10**8),
+        ("1G", 10**9),
+        ("250M", 25 * 10**7),
+    ],
 )
 def test_sizes(text, size_bytes):
     assert parse_memory(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "much"])
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "much", "7", "50"])
 def test_what_is_no_size(text):
     with pytest.raises(ValueError):
         parse_memory(text)
@@ -242,6 +268,14 @@ class _Server(BaseHTTPRequestHandler):
 
     asked: ClassVar[list[tuple[str, dict]]] = []
 
+    loading: ClassVar[list[int]] = []
+
+    def do_GET(self):
+        self.asked.append((self.path, None))
+        self.send_response(self.loading.pop() if self.loading else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_POST(self):
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append((self.path, content))
@@ -263,6 +297,7 @@ class _Server(BaseHTTPRequestHandler):
 
 def test_a_server_is_asked_for_its_state_and_then_with_the_grammar(tmp_path):
     _Server.asked.clear()
+    _Server.loading[:] = [503]
     server = HTTPServer(("127.0.0.1", 0), _Server)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -277,7 +312,8 @@ def test_a_server_is_asked_for_its_state_and_then_with_the_grammar(tmp_path):
         thread.join()
         server.server_close()
     assert answer == client.Generation("{}", 2, True, 2, 0.02, 0.5)
-    (restore, tokenize, completion) = _Server.asked
+    (loading, loaded, restore, tokenize, completion) = _Server.asked
+    assert loading == loaded == ("/health", None)
     assert restore == ("/slots/0?action=restore", {"filename": "prefix.state"})
     assert tokenize[1] == {"content": "ab", "add_special": False, "parse_special": False}
     assert completion[1] == {

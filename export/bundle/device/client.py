@@ -39,6 +39,7 @@ SETTINGS, SCHEMA, GRAMMAR, KNOWN, SUMS = (
 STATE = "prefix.state"
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL)
 _SECONDS_TO_WAIT = 600.0
+_SECONDS_TO_LOAD = 120.0
 
 
 class Generation(NamedTuple):
@@ -152,10 +153,13 @@ class Client:
                 raise RejectedError(f"the command is too long: {len(ids)} tokens with its prompt")
         except RejectedError as error:
             return {"action": None, "reason": str(error)}
-        generation, attempts = self.model.generate(ids, most), 1
-        room = self._settings["context_tokens"] - len(ids)
-        if not generation.stopped and room > most:
-            generation, attempts = self.model.generate(ids, min(2 * most, room)), 2
+        room, attempts = self._settings["context_tokens"] - len(ids), 1
+        try:
+            generation = self.model.generate(ids, most)
+            if not generation.stopped and room > most:
+                generation, attempts = self.model.generate(ids, min(2 * most, room)), 2
+        except OSError as error:  # of a server: it is gone, or refused
+            return {"action": None, "reason": f"the server gave no answer: {error}"}
         return {**self._judged(generation, command), **generation._asdict(), "attempts": attempts}
 
     def _judged(self, generation: Generation, command: str) -> dict[str, Any]:
@@ -362,6 +366,7 @@ class ServerModel:
         self._url = url.rstrip("/")
         grammar = folder / GRAMMAR
         self._grammar = grammar.read_text(encoding="utf-8") if grammar.is_file() else None
+        self._wait_until_loaded()
         try:
             self._post("/slots/0?action=restore", {"filename": STATE})
             self.state = "loaded"
@@ -386,6 +391,18 @@ class ServerModel:
             first_token_seconds=took["prompt_ms"] / 1000,
             decode_seconds=took["predicted_ms"] / 1000,
         )
+
+    def _wait_until_loaded(self) -> None:
+        """Until /health says so. Raises RuntimeError where nobody does for two minutes."""
+        until = time.monotonic() + _SECONDS_TO_LOAD
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self._url}/health", timeout=10):
+                    return
+            except OSError as error:  # not there yet, or still loading (503)
+                if time.monotonic() > until:
+                    raise RuntimeError(f"no llama-server answers at {self._url}: {error}") from None
+            time.sleep(0.5)
 
     def _post(self, path: str, content: Mapping[str, Any]) -> Any:
         data, headers = json.dumps(content).encode(), {"Content-Type": "application/json"}
