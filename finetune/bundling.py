@@ -4,6 +4,7 @@ The bundle itself is made by `export.bundle`.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +64,8 @@ def bundle_run(settings: BundleSettings, say: Callable[[str], None]) -> Bundle:
         )
     subject = choose_file(report, settings.file, accept_unproven=settings.accept_unproven)
     name = settings.name or str(recipe["name"])
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise RecipeError(f"--for {name!r}: expected letters, digits, '.', '_' and '-': it names a folder and a model.")
     say(f"{name}: ships {subject['name']} ({subject['size_bytes'] / 1e6:,.1f} MB), verdict {subject['verdict']}")
     source = _source(settings, report, subject, name)
     settings.out.mkdir(parents=True, exist_ok=True)

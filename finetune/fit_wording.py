@@ -132,25 +132,34 @@ def _binding(fit: Fit) -> str:
     """The constraint that no file keeps, with what the nearest needs and what there is."""
     said = []
     if "memory" in fit.binding:
-        least = min(candidate.memory.needed_bytes for candidate in fit.candidates)
+        least = min(fit.candidates, key=lambda candidate: candidate.memory.needed_bytes)
         said.append(
-            f"memory: the smallest needs {megabytes(least)} MB, and {megabytes(fit.usable_bytes)} MB are usable"
+            f"memory: the smallest, {_what(least)}, needs {megabytes(least.memory.needed_bytes)} MB, and "
+            f"{megabytes(fit.usable_bytes)} MB are usable"
         )
     if "tokens per second" in fit.binding:
-        most = max(candidate.speed.tokens_per_second for candidate in fit.candidates)
-        said.append(f"speed: the fastest reaches {figure(most)} tokens/s of {fit.limits.min_tokens_per_second:g}")
+        most = max(fit.candidates, key=lambda candidate: candidate.speed.tokens_per_second)
+        speed = f"{figure(most.speed.tokens_per_second)} tokens/s ±{most.speed.tokens_error_share:.0%}"
+        said.append(
+            f"speed: the fastest, {_what(most)}, reaches {speed} of {figure(fit.limits.min_tokens_per_second or 0)}"
+        )
     return "; ".join(said)
 
 
 def _way(way: Way, fit: Fit) -> str:
-    what = f"{way.file_type} with a {way.cache_type} cache"
+    what = _what(way)
     if way.change == "context":
         return f"--context {way.value:.0f} ({what})"
     if way.change == "memory":
         return f"{megabytes(way.value)} MB of usable memory ({what}); there are {megabytes(fit.usable_bytes)}"
     if way.change == "tokens per second":
-        return f"--min-tps {way.value:.2g} ({what})"
+        least = f"{way.value:.0f}" if way.value >= 100 else f"{way.value:.3g}"
+        return f"--min-tps {least} ({what}; its error taken off)"
     return f"--types {way.file_type} ({way.cache_type} cache, a file of {megabytes(way.value)} MB)"
+
+
+def _what(found: Candidate | Way) -> str:
+    return f"{found.file_type} with a {found.cache_type} cache"
 
 
 def _short(source: str) -> str:

@@ -26,7 +26,7 @@ from export.plugins import nearest
 from export.readers.gguf import GgufContent, read_gguf
 from export.stage import read_manifest
 from finetune.base_model import ModelSettings
-from finetune.estimate.architecture import Architecture, architecture_of
+from finetune.estimate.architecture import Architecture, architecture_of, known_base_names
 from finetune.hub import is_on_a_hub
 
 # What is looked at where no types are named: one or two of each number of bits.
@@ -165,8 +165,9 @@ def _source(name: str, say: Callable[[str], None]) -> Iterator[_Source]:
             _write_known(architecture_of(ModelSettings(name=name)), made)
             yield _Source(made, is_exact=False)
         else:
+            known = f" Did you mean Qwen/{name}?" if name in known_base_names() else ""
             raise ModelError(
-                f"there is no model {name}. Give a model folder, a run's folder, a .gguf file or a hub's id."
+                f"there is no model {name}.{known} Give a model folder, a run's folder, a .gguf file or a hub's id."
             )
 
 

@@ -12,6 +12,7 @@ from export.plugins import nearest
 from finetune.data import template
 from finetune.data.sources import read_rows
 from finetune.data.template import DataTemplate, RowMapper
+from finetune.safety import pack_names
 from finetune.yaml_text import parse_yaml
 
 _RECIPE, _TEMPLATE, _ROWS = "recipe.yaml", "template.yaml", "rows.sample.jsonl"
@@ -87,9 +88,27 @@ export:
   gguf:
     types: [q8_0, q4_k_m]
 check:
-  measures:
+{_safety(domain)}  measures:
     exact_match: {_comparison(known, conversations)}
-"""
+{_measures(known, conversations)}"""
+
+
+def _safety(domain: str) -> str:
+    return (
+        f"  safety_items: {domain}  # a pack that ships; a lost item fails a file\n" if domain in pack_names() else ""
+    )
+
+
+def _measures(known: DataTemplate, conversations: list[Conversation]) -> str:
+    """What is measured of answers of a form: labels, or JSON fields."""
+    if known.labels:
+        return "    label: {}\n"
+    if all(_is_json_object(item.answer) for item in conversations):
+        return (
+            "    fields:\n"
+            "      json_schema: {type: object}  # say here what an answer must be: it is checked, and makes a grammar\n"
+        )
+    return ""
 
 
 def _comparison(known: DataTemplate, conversations: list[Conversation]) -> str:

@@ -39,7 +39,7 @@ class Target(Format):
         default=None, gt=0, description="stored bits over stored weights, the header left out; or size_bytes"
     )
     types: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
-        default=("q8_0", "q6_k", "q5_1", "q5_0", "q4_k", "iq4_nl", "iq4_xs", "q3_k", "q2_k"),
+        default=("q8_0", "q6_k", "q5_1", "q5_0", "q4_1", "q4_0", "q4_k", "iq4_nl", "iq4_xs", "q3_k", "q2_k"),
         min_length=1,
         description="ggml types to choose from; a tensor has those whose blocks of 32 or 256 divide its rows",
     )

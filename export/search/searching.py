@@ -18,7 +18,7 @@ from export.importance import Importances
 from export.quantization_record import row_sha256
 from export.search.knapsack import Option, choose
 from export.search.ladder import ladder, quantized_tensors
-from export.search.sensitivity import cost_per_error, groups_of, kind_of, output_error
+from export.search.sensitivity import LEAST_SHARE, cost_per_error, groups_of, kind_of, output_error
 from export.search.trials import Trial, Trials
 from export.search.type_files import Quantize, TypeFiles
 
@@ -49,6 +49,7 @@ class SearchRecord(Frozen):
     rows_sha256: tuple[str, ...]
     undisturbed_kl: float
     demoted_kl: dict[str, float]
+    type_kl: dict[str, float]
     trials: tuple[Trial, ...]
     chosen: str
     types: dict[str, str]
@@ -99,15 +100,19 @@ class _Searching:
         self._groups = groups_of(files.names, settings.bands)
         self._errors = _Errors(files, importances, trials.folder, trials.made_from)
         self._costs: dict[str, float] = {}
+        self._type_factors: dict[str, float] = {}
         self._tried: list[tuple[Trial, dict[str, str]]] = []
 
     def run(self, rows: Sequence[Encoded]) -> SearchRecord:
         self._require_room()
         rungs = ladder(self._source, self._files, self._settings.file_types, self._budget, self._settings.presets)
-        self._trials.expected = len(rungs) + 1 + len(self._groups) + 1 + self._settings.moves
+        self._trials.expected = (
+            len(rungs) + 1 + len(self._groups) + len(self._settings.types) - 1 + 1 + self._settings.moves
+        )
         for rung in rungs:
             self._try(rung.types, f"preset {rung.file_type}")
         undisturbed, demoted = self._measure_groups()
+        by_type = self._measure_types(undisturbed)
         factors = dict.fromkeys(map(kind_of, self._files.names), 1.0)
         self._try(self._solved(factors), "knapsack")
         self._move(factors)
@@ -120,6 +125,7 @@ class _Searching:
             rows_sha256=tuple(row_sha256(row.ids) for row in rows),
             undisturbed_kl=undisturbed,
             demoted_kl=demoted,
+            type_kl=by_type,
             trials=tuple(trial for trial, _ in self._tried),
             chosen=best.name,
             types=types,
@@ -154,6 +160,26 @@ class _Searching:
         self._costs = {name: per_error[group] for group, members in self._groups.items() for name in members}
         return undisturbed, demoted
 
+    def _measure_types(self, undisturbed: float) -> dict[str, float]:
+        """What each type costs where every tensor that can has it; and how much more, or less, than its errors told.
+
+        Errors of the same size are not worth the same in every type: on a base that was quantized before, the type it
+        had then takes back just what fine-tuning changed, by a small error that undoes it.
+        """
+        largest = {name: self._candidates(name)[-1] for name in self._files.names}
+        measured = {}
+        for stored_as in self._settings.types:
+            types = {n: stored_as if self._files.fits(n, stored_as) else largest[n] for n in self._files.names}
+            if types == largest:
+                continue
+            found = sampling.estimate(self._trials.divergences(types, f"all {stored_as}"), "mean")
+            told = sum(self._loss(name, stored_as) for name in types if types[name] != largest[name])
+            measured[stored_as] = found
+            if told > 0:
+                self._type_factors[stored_as] = max(found - undisturbed, LEAST_SHARE * told) / told
+        self._errors.keep()
+        return measured
+
     def _demoted(self, name: str) -> str:
         """The type to measure a demotion in: the largest that spends no more than the target does on average."""
         share = self._budget / sum(tensor.size_bytes for tensor in self._files.plain.values())
@@ -163,7 +189,7 @@ class _Searching:
         return (within or candidates[:1])[-1]
 
     def _loss(self, name: str, stored_as: str) -> float:
-        return self._costs[name] * self._errors.of(name, stored_as)
+        return self._costs[name] * self._errors.of(name, stored_as) * self._type_factors.get(stored_as, 1.0)
 
     def _solved(self, factors: Mapping[str, float]) -> dict[str, str]:
         """The best mix where each kind's losses count by its factor."""

@@ -4,7 +4,8 @@ Two things are measured and multiplied. How far rounding moves a tensor's output
 each channel weighted by its mean square (`export.importance`), which is cheap and told for every tensor and type. And
 what such an error costs: the divergence of a file in which the tensors of one group alone were demoted, over their
 errors, which takes running it. To second order the divergence is a square form of the errors, so that small ones of
-independent tensors add up; larger ones do not, and what is chosen by them is measured again.
+independent tensors add up; larger ones do not, and what is chosen by them is measured again. A third is measured for
+each type: how much more an error in it costs than one in another (`export.search.searching`).
 """
 
 import re

@@ -81,7 +81,7 @@ def _change_words(comparison: Comparison, units: Units) -> str:
 
 def _would_settle(comparison: Comparison) -> str:
     needed = comparison.rows_needed
-    return "" if needed is None else f" {about(needed).capitalize()} would settle it."
+    return "" if needed is None else f" {about(needed, comparison.check).capitalize()} would settle it."
 
 
 def share_of_limit(comparison: Comparison, units: Units) -> float | None:

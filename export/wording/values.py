@@ -88,6 +88,9 @@ _NAMES: Mapping[str, str] = {
     "tokens_per_second": "speed",
 }
 
+# Checks that some of the rows alone are of: so many more of these are needed, and not of any.
+_KINDS_OF_ROWS = {"refusal": " out of scope", "in_scope_answered": " in scope"}
+
 # The score of each check of answers, which a chart and the terminal's table show. Of those that a recipe has, the first
 # is the one that its answers are counted right or wrong by.
 TASK_SCORES = (
@@ -153,13 +156,15 @@ def counted(check: str, n: int) -> str:
     things = "tokens" if check.startswith(("kl_", "same_top", "perplexity")) else "rows"
     things = "slots" if check.startswith("slot_") else things
     things = {"tokens_per_second": "timed rows", "safety": "safety items"}.get(check, things)
-    return f"{n:,} {things if n != 1 else things.removesuffix('s')}"
+    kind = _KINDS_OF_ROWS.get(check, "")
+    return f"{n:,} {things if n != 1 else things.removesuffix('s')}{kind}"
 
 
-def about(rows: int) -> str:
-    """A number of rows that is an estimate: rounded up to two digits."""
+def about(rows: int, check: str = "") -> str:
+    """A number of rows that is an estimate, rounded up to two digits; of the kind that the check stands on."""
     power = max(0, len(str(rows)) - 2)
-    return f"about {math.ceil(rows / 10**power) * 10**power:,} rows"
+    kind = _KINDS_OF_ROWS.get(read_name(check).check, "")
+    return f"about {math.ceil(rows / 10**power) * 10**power:,} rows{kind}"
 
 
 def value_text(measured: Measurement | None) -> str:

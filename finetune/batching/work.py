@@ -64,6 +64,7 @@ def answer_file(settings: BatchSettings, say: Callable[[str], None]) -> Outcome:
     engine does. What was answered until then is kept.
     """
     keeps = None if settings.json_schema is None else schema_validator(str(settings.json_schema), "--schema")
+    subject_at(settings.model)  # what is no model is told before anything of the rows
     asking = choose(settings)
     survey = _survey(settings, asking)
     Names.of(settings).refuse_taken(survey.fields, settings)

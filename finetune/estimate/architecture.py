@@ -169,6 +169,11 @@ def _known_bases() -> dict[str, dict[str, Any]]:
     return {name: entry["config"] for entry in entries for name in entry["names"]}
 
 
+def known_base_names() -> tuple[str, ...]:
+    """What the bases of the table are called, without their owner."""
+    return tuple(_known_bases())
+
+
 def _shortest_names() -> list[str]:
     """The name of each known size that the others of its size begin with."""
     entries: Any = read_yaml(_BASES)["bases"]

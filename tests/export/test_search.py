@@ -18,7 +18,7 @@ from export.formats._gguf_quantize import quantize_file
 from export.formats.gguf import Gguf
 from export.importance import ChannelImportance, Importances, gather
 from export.readers.gguf import read_header, read_tensors
-from export.search import Search, search
+from export.search import Search, search, searching
 from export.search.ladder import quantized_tensors
 from export.search.sensitivity import cost_per_error, groups_of, kind_of, output_error
 from export.search.trials import Trials
@@ -251,3 +251,18 @@ def test_a_target_that_cannot_be_met_names_the_least_that_can(made, tmp_path):
 def test_types_that_divide_no_row_are_refused(made, tmp_path):
     with pytest.raises(ExportError, match="no candidate type divides the rows of"):
         searched(made, tmp_path / "kept", [], types=("q3_k",))
+
+
+def test_a_type_whose_errors_cost_more_than_they_look_is_seen_through(made, tmp_path, monkeypatch):
+    """As on a base that was quantized before: the type it had then looks nearly exact, and undoes the fine-tuning."""
+    honest = searched(made, tmp_path / "honest", [], bits=5.6, presets=0, moves=0)
+    plain = searching.output_error
+
+    def flattered(tensor, rounded, importances):
+        return plain(tensor, rounded, importances) * (1e-3 if rounded.stored_as == "iq4_nl" else 1.0)
+
+    monkeypatch.setattr(searching, "output_error", flattered)
+    found = searched(made, tmp_path / "flattered", [], bits=5.6, presets=0, moves=0)
+    assert found.types == honest.types
+    assert set(found.type_kl) == set(TYPES) - {"q8_0"}
+    assert "iq4_nl" in honest.types.values() or "q4_0" in honest.types.values()

@@ -130,7 +130,7 @@ def test_nothing_fits_with_status_1_names_the_memory_and_what_would_do(model, sm
     arguments = ["fit", str(model), "--device", small_board(20), "--context", "1024", "--types", "q8_0"]
     assert cli.main(arguments) == 1
     shown = capsys.readouterr().out
-    assert "nothing fits: memory: the smallest needs" in shown
+    assert "nothing fits: memory: the smallest, q8_0 with a q4_0 cache, needs" in shown
     assert "20.0 MB are usable" in shown
     assert "MB of usable memory (q8_0 with a q4_0 cache)" in shown
 
@@ -139,7 +139,7 @@ def test_too_slow_a_device_names_the_speed_that_can_be_had(model, small_board, c
     arguments = ["fit", str(model), "--device", small_board(1000, rate=1e5), "--context", "256", "--types", "q8_0"]
     assert cli.main([*arguments, "--min-tps", "100"]) == 1
     shown = capsys.readouterr().out
-    assert "nothing fits: speed: the fastest reaches" in shown
+    assert "nothing fits: speed: the fastest, q8_0 with a q4_0 cache, reaches" in shown
     assert "--min-tps 0" in shown
 
 
