@@ -16,8 +16,8 @@ from export.checks import Item, Items, Observation, schema_validator
 from export.errors import ExportError, RecipeError
 from export.frozen import Frozen
 from export.hardware import available_cores
-from finetune.chatting import trained_system_prompt
 from finetune.data import read_conversations
+from finetune.partner import trained_system_prompt
 
 _ROUNDED_TO_TOKENS = 256
 _LEAST_CONTEXT_TOKENS = 512

@@ -13,6 +13,7 @@ from export.errors import DataError
 from export.frozen import Frozen
 from export.thought import answer_behind_thought
 from finetune.batching.settings import BatchSettings
+from finetune.partner import Said
 
 
 class Tally(Frozen):
@@ -46,6 +47,7 @@ class Names(NamedTuple):
     """
 
     answer: str
+    thought: str
     stopped: str
     valid: str
     error: str
@@ -54,15 +56,16 @@ class Names(NamedTuple):
     def of(cls, settings: BatchSettings) -> "Names":
         """The names that the settings ask for."""
         before = "" if settings.field == "answer" else f"{settings.field}_"
-        return cls(settings.field, f"{before}stopped", f"{before}valid", f"{before}error")
+        return cls(settings.field, *(f"{before}{name}" for name in ("thought", "stopped", "valid", "error")))
 
-    def used(self, *, parse_json: bool) -> tuple[str, ...]:
+    def used(self, *, parse_json: bool, thinks: bool) -> tuple[str, ...]:
         """Those that are written, in order."""
-        return (self.answer, self.stopped, *([self.valid] if parse_json else []), self.error)
+        more = [*([self.thought] if thinks else []), self.stopped, *([self.valid] if parse_json else [])]
+        return (self.answer, *more, self.error)
 
-    def refuse_taken(self, fields: Sequence[str], settings: BatchSettings) -> None:
+    def refuse_taken(self, fields: Sequence[str], settings: BatchSettings, *, thinks: bool) -> None:
         """Raises DataError where a row has a field of such a name already."""
-        taken = [name for name in self.used(parse_json=settings.parse_json) if name in fields]
+        taken = [name for name in self.used(parse_json=settings.parse_json, thinks=thinks) if name in fields]
         if taken:
             raise DataError(
                 f"{settings.rows}: the rows have a field {taken[0]!r} already; expected a free name for what is "
@@ -74,36 +77,47 @@ class Writer:
     """Makes lines of rows and their answers.
 
     `columns` are the names of all fields of the rows, in order, for the header of a table. `keeps` is whether a value
-    keeps the schema; None asks for none.
+    keeps the schema; None asks for none. `thinks`: what the model thought is a field too. Raises DataError where the
+    rows have a field of a name that is written.
     """
 
     def __init__(
-        self, settings: BatchSettings, columns: Sequence[str], keeps: Callable[[Any], bool] | None = None
+        self,
+        settings: BatchSettings,
+        columns: Sequence[str],
+        keeps: Callable[[Any], bool] | None = None,
+        *,
+        thinks: bool = False,
     ) -> None:
         self._names = Names.of(settings)
+        self._names.refuse_taken(columns, settings, thinks=thinks)
+        self._thinks = thinks
         self._parse_json = settings.parse_json
         self._keeps = keeps
-        self._columns = (*columns, *self._names.used(parse_json=settings.parse_json))
+        self._columns = (*columns, *self._names.used(parse_json=settings.parse_json, thinks=thinks))
         self._is_table = settings.is_table
 
     def header(self) -> bytes:
         """What comes before the first row: the names of a table's columns."""
         return _csv_line(self._columns) if self._is_table else b""
 
-    def answered(self, fields: Mapping[str, Any], text: str, *, stopped: bool) -> Written:
+    def answered(self, fields: Mapping[str, Any], said: Said) -> Written:
         """A row with its answer. A JSON answer becomes a value; any other stays text and is counted as invalid."""
-        names = self._names
+        names, stopped = self._names, said.stopped
         tally = Tally(rows=1, cut=int(not stopped))
+        thought = {names.thought: said.thought} if self._thinks else {}
         if not self._parse_json:
-            return Written(self._line(fields, {names.answer: text, names.stopped: stopped}), tally)
-        # what a thinking model says to itself is no part of the value
-        answer = read_json(answer_behind_thought(text))
+            return Written(self._line(fields, {names.answer: said.text, **thought, names.stopped: stopped}), tally)
+        # a model outside a run may think unasked: what it says to itself is no part of the value
+        answer = read_json(answer_behind_thought(said.text))
         plain = answer.plain
         readable = answer.has_value and _is_finite(plain)
-        value = plain if readable else text
+        value = plain if readable else said.text
         valid = readable and (self._keeps is None or self._keeps(value))
         tally += Tally(invalid=int(not valid), fenced=int(readable and not answer.is_json))
-        return Written(self._line(fields, {names.answer: value, names.stopped: stopped, names.valid: valid}), tally)
+        return Written(
+            self._line(fields, {names.answer: value, **thought, names.stopped: stopped, names.valid: valid}), tally
+        )
 
     def refused(self, fields: Mapping[str, Any], error: str) -> Written:
         """A row that could not be answered, and why."""

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from export.chat import Message
 from export.errors import DataError, RecipeError
 from finetune.batching.settings import BatchSettings
-from finetune.chatting import run_folder, trained_system_prompt
 from finetune.data import DataSettings, template
 from finetune.data.formats import ROWS_LOOKED_AT, detect_prompt
 from finetune.data.sources import Row, read_rows
 from finetune.data.template import DataTemplate, RowMapper
+from finetune.partner import run_folder, trained_system_prompt
 from finetune.yaml_text import read_yaml
 
 

@@ -11,14 +11,14 @@ from export.checks import schema_validator
 from export.errors import DataError
 from export.frozen import Frozen
 from export.subjects import describe, subject_at
-from finetune.batching.answers import Names, Tally, Writer, Written
+from finetune.batching.answers import Tally, Writer, Written
 from finetune.batching.output import Belongs, Output, opened
 from finetune.batching.progress import RowProgress, shown_speed
 from finetune.batching.prompts import Asking, Prompts, choose
 from finetune.batching.settings import BatchSettings
-from finetune.chatting import Partner, open_partner, trained_thinking
 from finetune.data.reading import sha256_of_files
 from finetune.data.sources import Row, read_rows
+from finetune.partner import Partner, answers, open_partner, trained_thinking
 
 # Where none of the first rows can be asked, it is the template and not the rows.
 _FIRST_ROWS = 50
@@ -67,9 +67,9 @@ def answer_file(settings: BatchSettings, say: Callable[[str], None]) -> Outcome:
     subject_at(settings.model)  # what is no model is told before anything of the rows
     asking = choose(settings)
     survey = _survey(settings, asking)
-    Names.of(settings).refuse_taken(survey.fields, settings)
+    thinks = trained_thinking(settings.model).told_apart
+    writer = Writer(settings, survey.fields, keeps, thinks=thinks)
     belongs = _belongs(settings, asking)
-    writer = Writer(settings, survey.fields, keeps)
     total = survey.rows if settings.limit is None else min(settings.limit, survey.rows)
     say(f"rows: {settings.rows}, {survey.rows:,} of them; asked by {asking.chosen_by}. {_system(asking)}")
     with opened(settings.out, belongs, restart=settings.restart) as output:
@@ -110,29 +110,29 @@ def answer_rows(
     partner: Partner, prompts: Prompts, writer: Writer, rows: Sequence[Row], max_new_tokens: int
 ) -> Iterator[Written]:
     """What is written of some rows, in their order; those that can be asked are answered side by side."""
-    encoded = [_encoded(partner, prompts, row, max_new_tokens) for row in rows]
+    room = max_new_tokens + partner.thinking.most_tokens
+    encoded = [_encoded(partner, prompts, row, room) for row in rows]
     asked = [ids for ids in encoded if not isinstance(ids, DataError)]
-    answers = iter(partner.engine.generate(asked, max_new_tokens) if asked else [])
+    said = iter(answers(partner, asked, max_new_tokens) if asked else [])
     for row, ids in zip(rows, encoded, strict=True):
         if isinstance(ids, DataError):
             yield writer.refused(row.fields, str(ids))
         else:
-            answer = next(answers)
-            yield writer.answered(row.fields, partner.decode(answer.ids), stopped=answer.stopped)
+            yield writer.answered(row.fields, next(said))
 
 
-def _encoded(partner: Partner, prompts: Prompts, row: Row, max_new_tokens: int) -> Sequence[int] | DataError:
+def _encoded(partner: Partner, prompts: Prompts, row: Row, answer_tokens: int) -> Sequence[int] | DataError:
     """A row's prompt as token ids, or why there are none."""
     try:
         ids = partner.encode(prompts.of(row))
     except DataError as error:
         return error
     room = partner.context_tokens
-    if room is not None and len(ids) + max_new_tokens > room:
+    if room is not None and len(ids) + answer_tokens > room:
         return DataError(
-            f"{row.origin}: the prompt has {len(ids):,} tokens; expected at most {room - max_new_tokens:,}, which "
-            f"leaves room for {max_new_tokens:,} of the answer in a context of {room:,}. Shorten the row, or lower "
-            "--max-new-tokens."
+            f"{row.origin}: the prompt has {len(ids):,} tokens; expected at most {room - answer_tokens:,}, which "
+            f"leaves room for {answer_tokens:,} of thought and answer in a context of {room:,}. Shorten the row, or "
+            "lower --max-new-tokens."
         )
     return ids
 
@@ -167,11 +167,13 @@ def _survey(settings: BatchSettings, asking: Asking) -> _Survey:
 
 def _belongs(settings: BatchSettings, asking: Asking) -> Belongs:
     """All that an answer depends on: another value of any of these makes another batch."""
+    thinking = trained_thinking(settings.model)
     record = describe(subject_at(settings.model), ships=True, shown_as=str(settings.model)).record
     return {
         "content of --in": sha256_of_files(settings.rows),
         "content of MODEL": record.sha256,
-        "thinking": trained_thinking(settings.model),
+        "thinking": thinking.asked,
+        "thinking budget": None if thinking.budget is None else sha256_of_json(thinking.budget.model_dump()),
         "template": sha256_of_json(asking.template.model_dump(mode="json")),
         "system prompt": asking.system_prompt,
         "--max-new-tokens": settings.max_new_tokens,

@@ -8,7 +8,7 @@ from export.chat import Message
 from export.errors import EngineError, ModelError
 from export.formats import ExportRows
 from export.formats.gguf import Gguf
-from finetune import chatting, cli
+from finetune import chatting, cli, partner
 from tests.export.tiny_models import build
 
 
@@ -21,14 +21,14 @@ class _Engine:
         (prompt,) = prompts
         if len(prompt) > 20:
             raise EngineError("21 tokens do not fit the context of 20.")
-        return [type("Generation", (), {"ids": [len(prompt)]})]
+        return [type("Generation", (), {"ids": [len(prompt)], "stopped": True})]
 
     def close(self):
         self.closed = True
 
 
 def _partner(engine):
-    return chatting.Partner(engine, lambda messages: "|".join(m.content for m in messages), lambda ids: str(ids[0]))
+    return partner.Partner(engine, lambda messages: "|".join(m.content for m in messages), lambda ids: str(ids[0]))
 
 
 def _talk(monkeypatch, lines, path, engine=None):
@@ -93,17 +93,17 @@ def _in_a_run(folder, thinking):
 def test_the_run_says_whether_to_think(model, tmp_path, thinking):
     merged = _in_a_run(tmp_path, str(thinking).lower())
     merged.symlink_to(model)  # resolved, it lies outside the run
-    assert chatting.trained_thinking(merged) is False
+    assert not partner.trained_thinking(merged).asked
     merged.unlink()
     build(merged, "qwen3", tied=True, hidden_size=64)
     shown = "{{ 'T' if enable_thinking else 'F' }}"
     template = (merged / "chat_template.jinja").read_text(encoding="utf-8") + shown
     (merged / "chat_template.jinja").write_text(template, encoding="utf-8")
-    partner = chatting.open_partner(merged)
-    text = partner.decode(partner.encode([Message(role="user", content="a")]))
+    opened = partner.open_partner(merged)
+    text = opened.decode(opened.encode([Message(role="user", content="a")]))
     assert text.endswith("T" if thinking else "F")
-    assert chatting.trained_system_prompt(merged) == "Be brief."
-    rendered = chatting._render(shown, [Message(role="user", content="a")], thinking)
+    assert partner.trained_system_prompt(merged) == "Be brief."
+    rendered = partner._render(shown, [Message(role="user", content="a")], thinking)
     assert rendered == ("T" if thinking else "F")
 
 
@@ -111,7 +111,7 @@ def test_the_run_says_whether_to_think(model, tmp_path, thinking):
 def test_a_broken_adapter_config_is_refused(tmp_path, content):
     (tmp_path / "adapter_config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=r"adapter_config\.json is not an adapter's config"):
-        chatting.open_partner(tmp_path)
+        partner.open_partner(tmp_path)
 
 
 def test_the_first_line_says_which_system_prompt_there_is(model, tmp_path, monkeypatch, capsys):
