@@ -19,8 +19,12 @@ REAL_QWEN = Path(os.environ.get("FIELDTUNE_REAL_QWEN", "~/.cache/real-qwen/Qwen2
 # Each recipe that a user brings rows for, and the real rows that it is tried on; None: made by the test.
 REAL_ROWS = {
     "cleaning_robot": "robot/nlu_home_commands",
+    "cleaning_robot_dialogue": None,
     "document_qa": "docqa/xquad_en_zh",
+    "document_sections": None,
     "education": "education/gaokao_mcq_zh",
+    "education_advice": None,
+    "education_marking": None,
     "education_math": "education/gsm8k",
     "medicine": "medicine/cmtmedqa_zh_multiturn",
     "medicine_choice": "medicine/pubmedqa_labeled",
@@ -37,18 +41,66 @@ OTHER_ROWS = {
 }
 
 
+# No such set is free: a grammar's rows have the form.
+GENERATED_ROWS = {
+    "cleaning_robot_dialogue": "robot_dialogue",
+    "education_advice": "mental_health",
+    "mental_health_scale": "mental_health_scale",
+}
+
+
+def _traces():
+    """GSM8K's steps as thoughts."""
+    for row in _lines("education/gsm8k"):
+        steps, _, number = row["answer"].partition("\n#### ")
+        yield {"question": row["question"], "reasoning": steps, "answer": number}
+
+
+def _marked():
+    """GSM8K's graded solutions, with the reason that the grades stand on."""
+    for row in _lines("education/gsm8k_graded_solutions"):
+        for model in ("6b_finetuning", "175b_verification"):
+            graded = row[model]
+            reason = "the result is right" if graded["is_correct"] else "the result is another"
+            yield {
+                "question": row["question"],
+                "reference": row["ground_truth"],
+                "student_answer": graded["solution"],
+                "score": int(graded["is_correct"]),
+                "reason": reason,
+            }
+
+
+def _documents():
+    """XQuAD's paragraphs, four to a document, each headed by its first words."""
+    rows = [row for row in _lines("docqa/xquad_en_zh") if row["language"] == "en"]
+    texts = list(dict.fromkeys(row["context"] for row in rows))
+    for row in rows:
+        first = texts.index(row["context"]) // 4 * 4
+        sections = [{"heading": " ".join(text.split()[:6]), "text": text} for text in texts[first : first + 4]]
+        yield {
+            "title": f"document {first // 4}",
+            "sections": sections,
+            "question": row["question"],
+            "section": texts.index(row["context"]) - first + 1,
+            "answer": row["answers"][0]["text"],
+        }
+
+
+MADE_ROWS = {"document_sections": _documents, "education_marking": _marked, "reasoning": _traces}
+
+
+def _lines(name):
+    return [json.loads(line) for line in shared(name).read_text(encoding="utf-8").strip().split("\n")]
+
+
 def _rows(name, folder):
     """Overrides that give a recipe real rows, or rows of its form made of them."""
-    if name == "mental_health_scale":  # no such set is free: the grammar's rows have the form
-        return ["data.path=generated:mental_health_scale", "data.rows=400"]
-    if name == "reasoning":
-        path = folder / "traces.jsonl"
-        with path.open("w", encoding="utf-8") as file:
-            for line in shared("education/gsm8k").read_text(encoding="utf-8").strip().split("\n"):
-                row = json.loads(line)
-                steps, _, number = row["answer"].partition("\n#### ")
-                traced = {"question": row["question"], "reasoning": steps, "answer": number}
-                file.write(json.dumps(traced) + "\n")
+    if name in GENERATED_ROWS:
+        return [f"data.path=generated:{GENERATED_ROWS[name]}", "data.rows=400"]
+    if name in MADE_ROWS:
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in MADE_ROWS[name]()), encoding="utf-8")
         return [f"data.path={path}"]
     return [f"data.path={shared(REAL_ROWS[name])}"]
 
