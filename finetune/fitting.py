@@ -94,6 +94,11 @@ def model_of_file(path: Path, limits: Limits) -> Model:
     return model._replace(plan=lambda _: as_it_is(content, path.stem))
 
 
+def model_of_sixteen_bit(path: Path, limits: Limits) -> Model:
+    """What a 16-bit GGUF file can become. Raises ModelError, and RecipeError for a context beyond the model's."""
+    return _model(_Source(path, is_exact=True), read_gguf(path), limits)
+
+
 def parse_types(text: str) -> tuple[str, ...]:
     """File types from a list with commas, as --types has them."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -24,8 +24,11 @@ from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
 from export.companions import Compare
 from export.compare import AS_TRAINED, Comparison, Gate, compare_steps
+from export.device.budget import Limits
 from export.errors import TrainingError
 from export.formats import ExportRows, Format
+from export.formats.gguf import SIXTEEN_BIT
+from export.formats.target import Target
 from export.gate import judge
 from export.hardware import available_cores, environment, package_versions, return_freed_memory
 from export.page import write_page
@@ -38,6 +41,8 @@ from finetune.data import DataSettings, Splits, identity, prepare
 from finetune.data.draw import lengths_of
 from finetune.data.mixing import account, mix
 from finetune.data.report import lines
+from finetune.device_target import device_budget
+from finetune.devices import find_device
 from finetune.export_rows import RowsToDraw
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
@@ -356,7 +361,18 @@ class Run:
     @cached_property
     def exports(self) -> tuple[QuantizedModel, ...]:
         """Every artifact of every format the recipe asks for, in order."""
-        return tuple(self._export(step, variant) for step in self.recipe.export.steps() for variant in step.variants())
+        steps = map(self._sized, self.recipe.export.steps())
+        return tuple(self._export(step, variant) for step in steps for variant in step.variants())
+
+    def _sized(self, step: Format) -> Format:
+        """A target that is a device, with what the device leaves for the file; any other step as it is."""
+        if not isinstance(step, Target) or step.device is None:
+            return step
+        device = find_device(step.device, self._say)
+        limits = Limits(context_tokens=step.context_tokens, min_tokens_per_second=step.min_tokens_per_second)
+        budget = device_budget(self._export(step, f"gguf-{SIXTEEN_BIT}").path, device, limits)
+        self._say(f"target: {budget.sentence(device.title)}")
+        return step.sized(budget.size_bytes)
 
     def _export(self, step: Format, variant: str) -> QuantizedModel:
         """One artifact, made once in this process however many others are made from it."""

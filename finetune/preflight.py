@@ -9,10 +9,12 @@ from export.chat_template import thinking_is_ignored
 from export.chat_tokenizer import load_tokenizer
 from export.errors import FieldtuneError, RecipeError
 from export.formats import Format
+from export.formats.target import Target
 from export.plugins import Chosen
 from finetune.base_model import BaseModelSource, ModelSettings
 from finetune.data import DataSettings, read_rows
 from finetune.data.reading import ChosenTemplate, choose_template
+from finetune.devices import THIS_MACHINE, find_device
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import CheckSettings, Recipe
 from finetune.safety import find, read_safety_rows
@@ -45,6 +47,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
     config = looked_at("model", lambda: _model_config(recipe.model))
     if config is not None:
         looked_at("train", lambda: recipe.train.check(config))
+    looked_at("export.target", lambda: _device(recipe.export))
     # a template that only a hub's rows can tell may have labels
     if chosen is not None:
         looked_at("check.measures", lambda: recipe.check.options(chosen.template.labels))
@@ -92,6 +95,13 @@ def _general(recipe: Recipe) -> str | None:
         general.check.options(chosen.template.labels)
     share = f"{general.share * 100:.3g} % of the training rows" if general.share else "measured, not trained on"
     return f"general: {general.data.path} {_rows(general.data, recipe.seed, chosen)}, {share}"
+
+
+def _device(settings: Chosen[Format]) -> None:
+    """Raises RecipeError where a target's device is not known; this machine is measured when it comes to that."""
+    for step in settings.steps():
+        if isinstance(step, Target) and step.device not in (None, THIS_MACHINE):
+            find_device(str(step.device), lambda line: None)
 
 
 def _safety(settings: CheckSettings) -> str | None:

@@ -1,7 +1,8 @@
 """A target in bytes: the GGUF file of that size, or of those bits per weight, whose types were searched for.
 
 The search is `export.search`'s, by the gate's own divergence on validation rows; llama.cpp's quantizer writes what was
-found, and the gate judges the file as any other, on held-out rows. A device's memory is turned into bytes elsewhere.
+found, and the gate judges the file as any other, on held-out rows. A device's limits are turned into bytes by
+`finetune.device_target`.
 """
 
 import shutil
@@ -34,9 +35,18 @@ CANDIDATES = {
 class Target(Format):
     """One GGUF file of a size: each tensor in the type by which the file loses least, found by measuring."""
 
-    size_bytes: int | None = Field(default=None, gt=0, description="largest size of the file; or bits_per_weight")
+    size_bytes: int | None = Field(default=None, gt=0, description="largest size of the file; or one of the next two")
     bits_per_weight: float | None = Field(
-        default=None, gt=0, description="stored bits over stored weights, the header left out; or size_bytes"
+        default=None, gt=0, description="stored bits over stored weights, the header left out"
+    )
+    device: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a device that the file has to run on: a shipped profile's name, a profile's path, or this_machine",
+    )
+    context_tokens: int = Field(default=2048, ge=1, description="with device: tokens of prompt and answer to hold")
+    min_tokens_per_second: float | None = Field(
+        default=None, gt=0, description="with device: the speed that it must reach, its context full"
     )
     types: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
         default=("q8_0", "q6_k", "q5_1", "q5_0", "q4_1", "q4_0", "q4_k", "iq4_nl", "iq4_xs", "q3_k", "q2_k"),
@@ -53,8 +63,10 @@ class Target(Format):
 
     @model_validator(mode="after")
     def _says_one_size(self) -> Self:
-        if (self.size_bytes is None) == (self.bits_per_weight is None):
-            raise ValueError("write one of size_bytes and bits_per_weight, such as bits_per_weight: 4.3")
+        if sum(given is not None for given in (self.size_bytes, self.bits_per_weight, self.device)) != 1:
+            raise ValueError("write one of size_bytes, bits_per_weight and device, such as bits_per_weight: 4.3")
+        if self.device is None and {"context_tokens", "min_tokens_per_second"} & self.model_fields_set:
+            raise ValueError("context_tokens and min_tokens_per_second are a device's: write device as well")
         for name in self.types:
             if name not in CANDIDATES:
                 raise ValueError(f"unknown type {name!r}. {nearest(name.lower(), tuple(CANDIDATES))}")
@@ -114,8 +126,14 @@ class Target(Format):
 
     @property
     def _name(self) -> str:
+        if self.device is not None:
+            return f"gguf-mix-{Path(self.device).stem}"
         size = f"{self.bits_per_weight:g}" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f}mb"
         return f"gguf-mix-{size}"
+
+    def sized(self, size_bytes: int) -> Self:
+        """The same with its device's limits worked out as bytes."""
+        return self.model_copy(update={"size_bytes": size_bytes})
 
     @property
     def _gguf(self) -> Gguf:
@@ -158,7 +176,7 @@ class Target(Format):
     def _budget_bytes(self, files: "TypeFiles") -> int:
         if self.size_bytes is not None:
             return self.size_bytes
-        assert self.bits_per_weight is not None
+        assert self.bits_per_weight is not None, "a device's limits are worked out before anything is searched"
         return files.header_bytes() + int(self.bits_per_weight * files.weights / 8)
 
     def _write(

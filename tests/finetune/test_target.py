@@ -32,8 +32,8 @@ check: {rows: 12, max_new_tokens: 16}
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "one of size_bytes and bits_per_weight"),
-        ({"size_bytes": 10, "bits_per_weight": 4}, "one of size_bytes and bits_per_weight"),
+        ({}, "one of size_bytes, bits_per_weight and device"),
+        ({"size_bytes": 10, "bits_per_weight": 4}, "one of size_bytes, bits_per_weight and device"),
         ({"bits_per_weight": 0}, "greater than 0"),
         ({"bits_per_weight": 4, "types": ["q8_o"]}, "Did you mean 'q8_0'"),
         ({"bits_per_weight": 4, "types": ["q4_k_m"]}, "unknown type"),

@@ -1,0 +1,108 @@
+"""A device's limits as a number of bytes: what `export.target` may spend on a file that has to run there.
+
+The arithmetic is `export.device`'s, with its errors taken off, so that what is found fits for certain by it.
+Which types the bytes are then spent on is `export.search`'s.
+"""
+
+from pathlib import Path
+
+from export.device.budget import Limits, Model
+from export.device.memory import MEMORY_ERROR_SHARE, peak_memory
+from export.device.profile import CacheType, DeviceProfile
+from export.device.speed import multiplied, token_seconds
+from export.errors import RecipeError
+from export.frozen import Frozen
+from finetune.fitting import model_of_sixteen_bit
+
+# Quantized keys are seldom told from 16-bit ones, and yet are no gift: they are taken where they leave so much more.
+_WORTH_A_SMALLER_CACHE = 1.02
+_CACHES: tuple[CacheType, ...] = ("f16", "q8_0")
+# Sizes beside the weights are told by this plan: they are the same for all types but for what is packed twice.
+_PLAN = "q8_0"
+
+
+class DeviceBudget(Frozen):
+    """How large a file may be on a device, by each constraint, with one type of cache; `bits_per_weight` it would have.
+
+    `by_speed_bytes` is None where no speed was asked for.
+    """
+
+    cache_type: CacheType
+    by_memory_bytes: int
+    by_speed_bytes: int | None
+    bits_per_weight: float
+
+    @property
+    def size_bytes(self) -> int:
+        """The tighter of the two."""
+        return min(self.by_memory_bytes, self.by_speed_bytes or self.by_memory_bytes)
+
+    @property
+    def binding(self) -> str:
+        """Which constraint that is."""
+        return "memory" if self.size_bytes == self.by_memory_bytes else "tokens per second"
+
+    def sentence(self, title: str) -> str:
+        """The budget in words."""
+        speed = "" if self.by_speed_bytes is None else f", {self.by_speed_bytes / 1e6:,.1f} MB by its speed"
+        return (
+            f"{title} leaves {self.by_memory_bytes / 1e6:,.1f} MB for the file by its memory{speed}, errors of the "
+            f"predictions taken off: {self.size_bytes / 1e6:,.1f} MB ({self.bits_per_weight:.2f} bits per weight), "
+            f"with a {self.cache_type} cache; {self.binding} binds"
+        )
+
+
+def device_budget(source: Path, device: DeviceProfile, limits: Limits) -> DeviceBudget:
+    """The bytes that the 16-bit file `source` may become on the device.
+
+    Raises RecipeError where nothing is left for a file, with the constraint that takes it, and what each type of cache
+    would leave.
+    """
+    if "gguf" not in device.formats:
+        raise RecipeError(
+            f"export.target.device: {device.title} runs {' and '.join(device.formats)} only, and no GGUF."
+        )
+    model = model_of_sixteen_bit(source, limits)
+    plain, *smaller = (_with_cache(model, device, limits, kind) for kind in _CACHES)
+    best = max((plain, *smaller), key=lambda budget: budget.size_bytes)
+    if best.size_bytes <= plain.size_bytes * _WORTH_A_SMALLER_CACHE:
+        best = plain
+    if best.size_bytes <= 0:
+        raise RecipeError(
+            f"export.target: {best.sentence(device.title)}: nothing is left. Ask for a shorter context_tokens or fewer "
+            "min_tokens_per_second, or look at `fieldtune fit`, which tells what would do."
+        )
+    return best
+
+
+def _with_cache(model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType) -> DeviceBudget:
+    plan = model.plan(_PLAN)
+    needs = model.needs[limits.context_tokens]
+    beside = peak_memory(plan, model.shape.cache, needs, cache_type, device).needed_bytes - plan.weight_bytes
+    by_memory = device.usable_memory_bytes.value / (1 + MEMORY_ERROR_SHARE) - beside + plan.header_bytes
+    by_speed = _by_speed(model, device, limits, cache_type)
+    size = by_memory if by_speed is None else min(by_memory, by_speed)
+    weights = sum(tensor.weights for tensor in plan.tensors)
+    return DeviceBudget(
+        cache_type=cache_type,
+        by_memory_bytes=int(by_memory),
+        by_speed_bytes=None if by_speed is None else int(by_speed),
+        bits_per_weight=max(0.0, size - plan.header_bytes) * 8 / weights,
+    )
+
+
+def _by_speed(model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType) -> float | None:
+    """Bytes of a file whose tokens come fast enough, by the slowest rate of the types that were measured.
+
+    An embedding that is only looked up costs no time: it is counted as large as in the plan.
+    """
+    if limits.min_tokens_per_second is None:
+        return None
+    plan = model.plan(_PLAN)
+    read = multiplied(plan.tensors)
+    weights_seconds = sum(tensor.size_bytes / device.decode_rate(tensor.stored_as) for tensor in read)
+    whole = token_seconds(plan.tensors, model.shape, device, cache_type=cache_type, cached_tokens=limits.context_tokens)
+    allowed = (1 - device.decode_error_share) / limits.min_tokens_per_second - (whole - weights_seconds)
+    rates = [rate.decode_bytes_per_second for rate in device.rates.values()]
+    slowest = min([device.decode_bytes_per_second.value, *rates])
+    return plan.size_bytes - sum(tensor.size_bytes for tensor in read) + allowed * slowest

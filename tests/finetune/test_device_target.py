@@ -1,0 +1,116 @@
+"""A device's limits as bytes: what fits by them fits by `fieldtune fit`, and a little more does not."""
+
+import pytest
+
+from export.device.budget import Limits, fit
+from export.device.memory import MEMORY_ERROR_SHARE
+from export.device.profile import DeviceProfile
+from export.device.sizes import as_it_is
+from export.errors import RecipeError
+from export.formats import ExportRows
+from export.formats.gguf import Gguf
+from export.formats.target import Target
+from export.readers.gguf import read_gguf
+from finetune.device_target import device_budget
+from finetune.fitting import model_of_sixteen_bit
+from finetune.preflight import inspect
+from finetune.recipe import load
+
+
+def _device(megabytes, rate=10**9, **more):
+    def said(value):
+        return {"value": value, "source": "a test's"}
+
+    return DeviceProfile.model_validate(
+        {
+            "title": "a small board",
+            "processor": "one core",
+            "formats": ["gguf"],
+            "memory_bytes": said(10**10),
+            "usable_memory_bytes": said(megabytes * 1e6),
+            "bandwidth_bytes_per_second": said(10**12),
+            "decode_bytes_per_second": said(rate),
+            "prefill_flops_per_second": said(10**10),
+            **more,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tiny_qwen, tmp_path_factory):
+    out = tmp_path_factory.mktemp("f16")
+    return Gguf(types=()).quantize("gguf-f16", tiny_qwen, ExportRows(), out, {}.__getitem__).path
+
+
+def _verdict(source, device, limits, size_bytes, cache_type):
+    """What `fit` says of a file of that size: its embedding and output made as large as it takes."""
+    model, content = model_of_sixteen_bit(source, limits), read_gguf(source)
+    plain = as_it_is(content, "file")
+    largest = max(plain.tensors, key=lambda tensor: tensor.size_bytes)
+    more = size_bytes - plain.size_bytes
+    changed = [t.model_copy(update={"size_bytes": t.size_bytes + more}) if t is largest else t for t in plain.tensors]
+    file = plain.model_copy(update={"size_bytes": size_bytes, "tensors": tuple(changed)})
+    found = fit(model._replace(plan=lambda _: file), device, limits, types=["file"], caches=[cache_type])
+    return found.candidates[0].verdict
+
+
+@pytest.mark.parametrize("limits", [Limits(context_tokens=256), Limits(context_tokens=256, min_tokens_per_second=40)])
+def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source, limits):
+    device = _device(90, rate=10**9)
+    budget = device_budget(source, device, limits)
+    # what a vocabulary takes is measured each time, and differs by some pages
+    assert _verdict(source, device, limits, int(budget.size_bytes * 0.99), budget.cache_type) == "fits"
+    assert _verdict(source, device, limits, int(budget.size_bytes * 1.05), budget.cache_type) != "fits"
+    assert budget.binding == ("memory" if limits.min_tokens_per_second is None else "tokens per second")
+
+
+def test_the_cache_is_kept_in_8_bits_where_that_leaves_more(source):
+    limits = Limits(context_tokens=1024)
+    plenty = device_budget(source, _device(400), limits)
+    assert plenty.cache_type == "f16"
+    beside = 400e6 / (1 + MEMORY_ERROR_SHARE) - plenty.by_memory_bytes
+    scarce = device_budget(source, _device((beside + 1e5) * (1 + MEMORY_ERROR_SHARE) / 1e6), limits)
+    assert scarce.cache_type == "q8_0"
+    assert scarce.by_memory_bytes > 1.5e5  # where a 16-bit cache leaves about 1e5
+
+
+def test_a_device_that_leaves_nothing_is_refused_with_what_binds(source):
+    with pytest.raises(RecipeError, match=r"memory binds: nothing is left"):
+        device_budget(source, _device(20), Limits(context_tokens=256))
+    with pytest.raises(RecipeError, match=r"tokens per second binds: nothing is left"):
+        device_budget(source, _device(400), Limits(context_tokens=256, min_tokens_per_second=10**9))
+    with pytest.raises(RecipeError, match=r"runs gptq only"):
+        device_budget(source, _device(400, formats=["gptq"]), Limits(context_tokens=256))
+
+
+RECIPE = """
+name: mix
+model: {name: starter}
+data: {path: generated:cleaning_robot, template: cleaning_robot, rows: 100}
+train: {max_steps: 2}
+export: {target: {device: NAME, context_tokens: 512}}
+"""
+
+
+def test_a_recipe_names_its_device(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("NAME", "raspberry_pi_5_4gb"), encoding="utf-8")
+    recipe = load(tmp_path / "recipe.yaml")
+    inspect(recipe)
+    assert [name for step in recipe.export.steps() for name in step.variants()] == ["gguf-mix-raspberry_pi_5_4gb"]
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("NAME", "raspbery_pi_5_4gb"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"export\.target: no device is called .*Did you mean"):
+        inspect(load(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"device": "x", "bits_per_weight": 4}, {"bits_per_weight": 4, "context_tokens": 9}]
+)
+def test_limits_of_a_device_stand_with_a_device_alone(settings):
+    with pytest.raises(ValueError, match="write"):
+        Target(**settings)
+
+
+def test_worked_out_bytes_keep_the_devices_name():
+    sized = Target(device="./boards/mine.yaml").sized(1234)
+    assert (sized.size_bytes, sized.variants()) == (1234, ("gguf-mix-mine",))
+    assert sized.settings_for("gguf-mix-mine")["size_bytes"] == 1234
