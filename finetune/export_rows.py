@@ -6,10 +6,14 @@ that a format can ask for general rows among them (`export.formats.RowsWanted`).
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.chat import Conversation, Encoded, encode
+from export.chat_tokenizer import load_tokenizer
 from export.formats import ExportRows, RowsWanted
+from export.stage import Inputs
 from finetune.data import Splits
 from finetune.data.mixing import drawn, rows_for, unlike_measured
 
@@ -18,20 +22,39 @@ if TYPE_CHECKING:
 
 
 class RowsToDraw:
-    """The rows of a run: `training` as they were trained on, the domain's own, and general ones where there are any."""
+    """The rows of a run: `training` as they were trained on, the domain's own, and general ones where there are any.
+
+    `tokenizer` is the folder that holds it.
+    """
 
     def __init__(
         self,
         training: Splits,
         domain: Splits,
         general: Splits | None,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: Path,
         *,
         seed: int,
         thinking: bool,
     ) -> None:
         self._training, self._domain, self._general = training, domain, general
-        self._tokenizer, self._seed, self._thinking = tokenizer, seed, thinking
+        self._tokenizer_folder, self._seed, self._thinking = tokenizer, seed, thinking
+
+    @cached_property
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        return load_tokenizer(self._tokenizer_folder)
+
+    def inputs(self, wanted: RowsWanted) -> Inputs:
+        """What the rows that are drawn depend on."""
+        if not any(wanted):
+            return {"calibration": None, "general": None, "seed": None, "thinking": None}
+        general = self._general if wanted.general_share else None
+        return {
+            "calibration": self._training.fingerprint,
+            "general": None if general is None else general.fingerprint,
+            "seed": self._seed,
+            "thinking": self._thinking,
+        }
 
     def draw(self, wanted: RowsWanted) -> ExportRows:
         """As many rows as are wanted, drawn with the seed, or all that there are.

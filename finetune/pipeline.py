@@ -24,26 +24,22 @@ from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
 from export.companions import Compare
 from export.compare import AS_TRAINED, Comparison, Gate, compare_steps
-from export.device.budget import Limits
 from export.errors import TrainingError
-from export.formats import ExportRows, Format
-from export.formats.gguf import SIXTEEN_BIT
-from export.formats.target import Target
-from export.gate import judge
+from export.gate import Judged, judge
 from export.hardware import available_cores, environment, package_versions, return_freed_memory
 from export.page import write_page
 from export.report import Report, write
 from export.retained import RetainedShares, retained_in
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
+from export.subjects import Described
 from finetune.base_model import BaseModelSource, open_base
 from finetune.companions import companions_of
 from finetune.data import DataSettings, Splits, identity, prepare
 from finetune.data.draw import lengths_of
 from finetune.data.mixing import account, mix
 from finetune.data.report import lines
-from finetune.device_target import device_budget
-from finetune.devices import find_device
 from finetune.export_rows import RowsToDraw
+from finetune.exporting import Exporting
 from finetune.hub import is_on_a_hub
 from finetune.merge_choice import is_measured, merge_as_asked
 from finetune.methods import Adapter, TrainingResult
@@ -68,7 +64,6 @@ class Run:
         self.folder = folder
         self._say = say
         self._given_rows = rows
-        self._made: dict[str, QuantizedModel] = {}
 
     def until(self, last: Stage) -> Report | None:
         """Runs the stages up to `last`; the report when that is the check."""
@@ -121,29 +116,20 @@ class Run:
     def _finished(self) -> tuple[StageResult, ...]:
         """The results that this run has made or found finished, besides the rows."""
         known = [vars(self).get(stage) for stage in ("trained", "merged")]
-        return (*(result for result in known if result is not None), *self._made.values())
+        exporting: Exporting | None = vars(self).get("_exporting")
+        made = () if exporting is None else exporting.made.values()
+        return (*(result for result in known if result is not None), *made)
 
     def report(self) -> Report:
         """Judges every file against the merged model, and writes report.json, report.html and the model cards."""
-        subjects = subjects_of_run(self.base, self.trained, self.merged, self.exports, self.folder)
-        tokenizer = load_tokenizer(self.merged.folder)
-        judged = judge(
-            subjects,
-            self.items(tokenizer),
-            self.recipe.check.measures.steps(),
-            self.folder / "check",
-            tokenizer=self.merged.folder,
-            compare=self._comparing(self.recipe.gate),
-            thinking=self.recipe.model.thinking,
-            threads=self.recipe.check.threads or available_cores(),
-            say=self._say,
-            companions=companions_of(self.recipe, self.splits, self.general, tokenizer, self._comparing),
-        )
+        judged = self._judged()
+        while self._exporting.try_next(judged.verdicts):
+            judged = self._judged()
         report = Report(
             recipe=self.recipe.model_dump(mode="json"),
             environment=environment().model_dump(mode="json"),
             stages=self._manifests(),
-            subjects=judged.records(subjects),
+            subjects=judged.records(self._subjects()),
             measurements=judged.measurements,
             comparisons=judged.comparisons,
             findings=judged.findings,
@@ -157,6 +143,25 @@ class Run:
         write_page(report, judged.measured, tokenizer=self.merged.folder, folder=self.folder)
         write_cards(report, self.folder)
         return report
+
+    def _subjects(self) -> tuple[Described, ...]:
+        return subjects_of_run(self.base, self.trained, self.merged, self.exports, self.folder)
+
+    def _judged(self) -> Judged:
+        """The gate's word on every file there is; what was measured before is not measured again."""
+        tokenizer = load_tokenizer(self.merged.folder)
+        return judge(
+            self._subjects(),
+            self.items(tokenizer),
+            self.recipe.check.measures.steps(),
+            self.folder / "check",
+            tokenizer=self.merged.folder,
+            compare=self._comparing(self.recipe.gate),
+            thinking=self.recipe.model.thinking,
+            threads=self.recipe.check.threads or available_cores(),
+            say=self._say,
+            companions=companions_of(self.recipe, self.splits, self.general, tokenizer, self._comparing),
+        )
 
     def items(self, tokenizer: "PreTrainedTokenizerBase") -> Items:
         """The held-out rows, and the safety items, as token ids."""
@@ -187,7 +192,7 @@ class Run:
         """How much of what fine-tuning changed each file kept."""
         inputs = {
             "base": self.base.sha256,
-            "merged": self._merged_sha256,
+            "merged": sha256_of_folder(self.merged.folder),
             **{f"artifact {model.subject}": model.sha256 for model in self.exports},
         }
 
@@ -354,62 +359,28 @@ class Run:
 
         return self._stage(self.folder / "merged", "merge", inputs, work, ModelFolder)
 
-    @cached_property
-    def _merged_sha256(self) -> str:
-        return sha256_of_folder(self.merged.folder)
-
-    @cached_property
+    @property
     def exports(self) -> tuple[QuantizedModel, ...]:
-        """Every artifact of every format the recipe asks for, in order."""
-        steps = map(self._sized, self.recipe.export.steps())
-        return tuple(self._export(step, variant) for step in steps for variant in step.variants())
-
-    def _sized(self, step: Format) -> Format:
-        """A target that is a device, with what the device leaves for the file; any other step as it is."""
-        if not isinstance(step, Target) or step.device is None:
-            return step
-        device = find_device(step.device, self._say)
-        limits = Limits(context_tokens=step.context_tokens, min_tokens_per_second=step.min_tokens_per_second)
-        budget = device_budget(self._export(step, f"gguf-{SIXTEEN_BIT}").path, device, limits)
-        self._say(f"target: {budget.sentence(device.title)}")
-        return step.sized(budget.size_bytes)
-
-    def _export(self, step: Format, variant: str) -> QuantizedModel:
-        """One artifact, made once in this process however many others are made from it."""
-        if variant not in self._made:
-            self._made[variant] = self._quantize(step, variant)
-        return self._made[variant]
-
-    def _quantize(self, step: Format, variant: str) -> QuantizedModel:
-        wanted = step.rows_wanted(variant)
-        from_rows = any(wanted)
-        general = self.general if wanted.general_share else None
-        inputs = {
-            **flatten("export", step.settings_for(variant)),
-            "merged": self._merged_sha256,
-            "calibration": self.training_rows.fingerprint if from_rows else None,
-            "general": general.fingerprint if general else None,
-            "seed": self.recipe.seed if from_rows else None,
-            "thinking": self.recipe.model.thinking if from_rows else None,
-            **version_inputs(step.tool_versions()),
-        }
-
-        def work(out: Path) -> QuantizedModel:
-            rows = self._rows_to_draw.draw(wanted) if from_rows else ExportRows()
-            return step.quantize(variant, self.merged, rows, out, lambda name: self._export(step, name), self._say)
-
-        return self._stage(self.folder / "export" / variant, f"quantize {variant}", inputs, work, QuantizedModel)
+        """Every artifact of every format the recipe asks for, in order, and what was tried where none passed."""
+        return self._exporting.all()
 
     @cached_property
-    def _rows_to_draw(self) -> RowsToDraw:
-        """What exports are calibrated on and chosen by."""
-        return RowsToDraw(
+    def _exporting(self) -> Exporting:
+        """What makes them."""
+        rows = RowsToDraw(
             self.training_rows,
             self.splits,
             self.general,
-            load_tokenizer(self.merged.folder),
+            self.merged.folder,
             seed=self.recipe.seed,
             thinking=self.recipe.model.thinking,
+        )
+
+        def stage(variant: str, inputs: Inputs, work: Callable[[Path], QuantizedModel]) -> QuantizedModel:
+            return self._stage(self.folder / "export" / variant, f"quantize {variant}", inputs, work, QuantizedModel)
+
+        return Exporting(
+            self.recipe.export.steps(), self.merged, sha256_of_folder(self.merged.folder), rows, stage, self._say
         )
 
     def _preflight(self) -> None:

@@ -43,6 +43,10 @@ class Format(Step):
         """The artifacts these settings ask for, as folder names below `export/`, in the order they are made."""
         raise NotImplementedError
 
+    def further(self) -> tuple[str, ...]:
+        """Variants to make besides, one at a time and in this order, while every file of the format fails the gate."""
+        return ()
+
     def ingredients(self) -> tuple[str, ...]:
         """What is made on the way besides, and does not ship by itself: names that `made` is asked for."""
         return ()

@@ -39,6 +39,10 @@ class Gguf(Format):
         default=("q8_0", "q4_k_m"),
         description="llama.cpp file types to make besides the 16-bit file, in lower case",
     )
+    when_failing: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+        default=(),
+        description="file types to try in this order, one at a time, while every one of `types` fails the gate",
+    )
     importance: Literal["domain"] | None = Field(
         default=None,
         description="'domain' weights rounding errors by what each input channel carries on training rows; types of "
@@ -46,7 +50,7 @@ class Gguf(Format):
     )
     calibration_rows: int = Field(default=256, ge=1, description="training rows that importance is measured on")
 
-    @field_validator("types")
+    @field_validator("types", "when_failing")
     @classmethod
     def _known(cls, types: tuple[str, ...]) -> tuple[str, ...]:
         for name in types:
@@ -60,7 +64,9 @@ class Gguf(Format):
 
     @model_validator(mode="after")
     def _has_the_importance_it_needs(self) -> Self:
-        needing = [name for name in self.types if name in NEEDS_IMPORTANCES]
+        needing = [name for name in (*self.types, *self.when_failing) if name in NEEDS_IMPORTANCES]
+        if twice := set(self.types) & set(self.when_failing):
+            raise ValueError(f"{', '.join(sorted(twice))} is made anyway: take it out of when_failing")
         if needing and self.importance is None:
             raise ValueError(
                 f"{', '.join(needing)}: llama.cpp makes such files with importance data only. Set importance: domain, "
@@ -80,6 +86,10 @@ class Gguf(Format):
     def variants(self) -> tuple[str, ...]:
         """The 16-bit file first: the others are made from it, and it shows what the change of runtime costs."""
         return tuple(f"gguf-{name}" for name in (SIXTEEN_BIT, *self.types))
+
+    def further(self) -> tuple[str, ...]:
+        """See `Format.further`."""
+        return tuple(f"gguf-{name}" for name in self.when_failing)
 
     def ingredients(self) -> tuple[str, ...]:
         """See `Format.ingredients`."""
@@ -111,8 +121,8 @@ class Gguf(Format):
         file_type = variant.removeprefix("gguf-")
         if variant == self.importance_variant:
             return measured_importance(model, rows.calibration, out, self.tool_versions())
-        if variant not in self.variants():
-            raise ExportError(f"{variant!r} is not asked for. {nearest(variant, self.variants())}")
+        if variant not in (known := (*self.variants(), *self.further())):
+            raise ExportError(f"{variant!r} is not asked for. {nearest(variant, known)}")
         if file_type == SIXTEEN_BIT:
             return self._convert(model, out)
         importance = made(self.importance_variant).path if self.importance else None

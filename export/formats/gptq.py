@@ -49,6 +49,10 @@ class Gptq(Format):
     bits: Annotated[tuple[Bits, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)] = Field(
         default=(4,), min_length=1, description="bits per weight: 2, 3, 4 or 8, or a list of them (one folder each)"
     )
+    when_failing: Annotated[tuple[Bits, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)] = Field(
+        default=(),
+        description="bits to try in this order, one at a time, while every one of `bits` fails the gate",
+    )
     group_size: Literal["auto", 128, 64, 32] = Field(
         default="auto",
         description="weights that share a scale; 'auto' takes the largest of 128, 64, 32 that divides every layer",
@@ -79,9 +83,13 @@ class Gptq(Format):
         """See `Format.variants`."""
         return tuple(f"gptq-{bits}bit" for bits in dict.fromkeys(self.bits))
 
+    def further(self) -> tuple[str, ...]:
+        """See `Format.further`."""
+        return tuple(f"gptq-{bits}bit" for bits in dict.fromkeys(self.when_failing) if bits not in self.bits)
+
     def settings_for(self, variant: str) -> dict[str, object]:
         """A folder depends on its own number of bits alone, whichever others are asked for."""
-        return {**self.model_dump(mode="json", exclude={"bits"}), "variant": variant}
+        return {**self.model_dump(mode="json", exclude={"bits", "when_failing"}), "variant": variant}
 
     def rows_wanted(self, variant: str) -> RowsWanted:
         """See `Format.rows_wanted`."""

@@ -17,9 +17,9 @@ def splits(tmp_path):
 
 def _rows(splits, wanted, seed=0, *, general=True):
     domain, other = splits
-    drawing = RowsToDraw(
-        domain, domain, other if general else None, build_tokenizer("plain"), seed=seed, thinking=False
-    )
+    tokenizer = domain.folder.parent / "tokenizer"
+    build_tokenizer("plain").save_pretrained(tokenizer)
+    drawing = RowsToDraw(domain, domain, other if general else None, tokenizer, seed=seed, thinking=False)
     return drawing.draw(wanted)
 
 

@@ -1,0 +1,114 @@
+"""The exports of a run: each artifact made once, a device's limits as bytes, and what is tried where no file passes.
+
+What an artifact is made with is its format's to say (`export.formats`); stages are run, and files judged, by
+`finetune.pipeline`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from export.artifacts import Fallback, ModelFolder, QuantizedModel
+from export.device.budget import Limits
+from export.formats import ExportRows, Format
+from export.formats.gguf import SIXTEEN_BIT
+from export.formats.target import Target
+from export.stage import Inputs, flatten, version_inputs
+from export.verdict import Verdict
+from finetune.device_target import device_budget
+from finetune.devices import find_device
+from finetune.export_rows import RowsToDraw
+
+# Runs a stage: the variant, what it depends on, the work.
+RunStage = Callable[[str, Inputs, Callable[[Path], QuantizedModel]], QuantizedModel]
+
+
+class Exporting:
+    """Makes artifacts of one merged model. `merged_sha256` is that of its folder."""
+
+    def __init__(
+        self,
+        steps: Sequence[Format],
+        merged: ModelFolder,
+        merged_sha256: str,
+        rows: RowsToDraw,
+        run_stage: RunStage,
+        say: Callable[[str], None],
+    ) -> None:
+        self._asked, self._merged, self._merged_sha256 = tuple(steps), merged, merged_sha256
+        self._rows, self._run_stage, self._say = rows, run_stage, say
+        self._tried: dict[str, QuantizedModel] = {}
+        self.made: dict[str, QuantizedModel] = {}
+
+    def all(self) -> tuple[QuantizedModel, ...]:
+        """Every artifact that is asked for, in order, and what was tried besides."""
+        asked = (self._export(step, variant) for step in self._steps for variant in step.variants())
+        return (*asked, *self._tried.values())
+
+    def try_next(self, verdicts: Mapping[str, Verdict]) -> bool:
+        """Makes the next variant of the first format of which every file failed; False where there is none to make.
+
+        `verdicts` are by subject. A file of which it cannot be told has not failed: what would settle it is rows.
+        """
+        for step in self._steps:
+            files = [self.made[v] for v in (*step.variants(), *step.further()) if v in self.made]
+            files = [file for file in files if file.subject != f"gguf/{SIXTEEN_BIT}"]
+            left = [variant for variant in step.further() if variant not in self._tried]
+            if not files or any(verdicts.get(file.subject) != "fail" for file in files):
+                continue
+            failed = ", ".join(file.subject for file in files)
+            if not left:
+                if step.further():
+                    self._say(f"every file failed ({failed}), and nothing is left to try")
+                continue
+            self._say(f"every file failed ({failed}): trying {left[0]}")
+            self._tried[left[0]] = self._in_place_of(files, self._export(step, left[0]))
+            return True
+        return False
+
+    def _in_place_of(self, failed: Sequence[QuantizedModel], model: QuantizedModel) -> QuantizedModel:
+        """The artifact, with why it was made: a file beyond those asked for is part of the result."""
+        nearest = max(failed, key=lambda file: file.size_bytes)
+        more = (model.size_bytes - nearest.size_bytes) / 1e6
+        fallback = Fallback(
+            what="file",
+            asked=", ".join(file.subject for file in failed),
+            used=model.subject,
+            reason=f"none of them passed; {more:+,.1f} MB beside {nearest.subject}",
+        )
+        return model.model_copy(update={"fallbacks": (*model.fallbacks, fallback)})
+
+    @cached_property
+    def _steps(self) -> tuple[Format, ...]:
+        """The formats, a device's target with the bytes that it leaves."""
+        return tuple(map(self._sized, self._asked))
+
+    def _sized(self, step: Format) -> Format:
+        if not isinstance(step, Target) or step.device is None:
+            return step
+        device = find_device(step.device, self._say)
+        limits = Limits(context_tokens=step.context_tokens, min_tokens_per_second=step.min_tokens_per_second)
+        budget = device_budget(self._export(step, f"gguf-{SIXTEEN_BIT}").path, device, limits)
+        self._say(f"target: {budget.sentence(device.title)}")
+        return step.sized(budget.size_bytes)
+
+    def _export(self, step: Format, variant: str) -> QuantizedModel:
+        """One artifact, made once in this process however many others are made from it."""
+        if variant not in self.made:
+            self.made[variant] = self._quantize(step, variant)
+        return self.made[variant]
+
+    def _quantize(self, step: Format, variant: str) -> QuantizedModel:
+        wanted = step.rows_wanted(variant)
+        inputs = {
+            **flatten("export", step.settings_for(variant)),
+            "merged": self._merged_sha256,
+            **self._rows.inputs(wanted),
+            **version_inputs(step.tool_versions()),
+        }
+
+        def work(out: Path) -> QuantizedModel:
+            rows = self._rows.draw(wanted) if any(wanted) else ExportRows()
+            return step.quantize(variant, self._merged, rows, out, lambda name: self._export(step, name), self._say)
+
+        return self._run_stage(variant, inputs, work)
