@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.exit_status import EXIT_STATUS_OF
+from finetune.verb_arguments import positive
+
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+    from finetune.verb_arguments import Verbs
 
 
 def add_bundle(verbs: "Verbs") -> None:
@@ -47,7 +50,7 @@ def add_rehearse(verbs: "Verbs") -> None:
     )
     rehearse.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle's folder, or its .tar.gz")
     rehearse.add_argument("--memory", type=_memory, required=True, metavar="SIZE", help="such as 1GB or 900MiB")
-    rehearse.add_argument("--cpus", type=_count, default=1, metavar="N", help="processors (1)")
+    rehearse.add_argument("--cpus", type=positive, default=1, metavar="N", help="processors (1)")
     rehearse.add_argument(
         "--minutes", type=float, default=1.0, metavar="N", help="of asking; each row at least once (1)"
     )
@@ -76,12 +79,6 @@ def _memory(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a size such as 1GB; found {text!r}") from None
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up; found {text!r}")
-    return int(text)
-
-
 def _bundle(parsed: argparse.Namespace) -> int:
     from finetune.bundling import BundleSettings, bundle_run, summary
     from finetune.terminal import quiet_libraries, say
@@ -106,7 +103,6 @@ def _bundle(parsed: argparse.Namespace) -> int:
 def _rehearse(parsed: argparse.Namespace) -> int:
     from export.artifacts import write_atomically
     from export.rehearsal import RehearsalSettings, rehearse
-    from finetune.cli import EXIT_STATUS_OF
     from finetune.rehearsal_table import lines
     from finetune.terminal import say
 

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.verb_arguments import positive
+
 if TYPE_CHECKING:
-    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+    from finetune.verb_arguments import Verbs
 
 _EXIT_STATUS_OF_FIT = {"fits": 0, "does not": 1, "may": 3}
 
@@ -28,8 +29,8 @@ def add_device(verbs: "Verbs") -> None:
     probe.set_defaults(verb=_device_probe)
 
 
-def add_fit(verbs: "Verbs", positive: Callable[[str], int]) -> None:
-    """Adds the verb `fit` to the command line; `positive` reads a whole number from 1 up."""
+def add_fit(verbs: "Verbs") -> None:
+    """Adds the verb `fit` to the command line."""
     fit = verbs.add_parser(
         "fit",
         help="tell which files of a model fit a device, before anything is quantized",

@@ -17,7 +17,7 @@ from export.compare import Verdict
 from export.errors import CommandError, ModelError
 from export.frozen import Frozen
 from export.plugins import nearest
-from finetune.cli import EXIT_BROKEN_CONTRACT, EXIT_INTERRUPTED, EXIT_STATUS_OF
+from finetune.exit_status import EXIT_BROKEN_CONTRACT, EXIT_INTERRUPTED, EXIT_STATUS_OF
 
 _MEANING: Mapping[int, str] = {
     EXIT_STATUS_OF["pass"]: "done; where files were judged, they passed",
