@@ -36,6 +36,7 @@ class LlamaCppEngine(Engine):
         self._memory = llama_cpp.llama_get_memory(context)
         self._batch = llama_cpp.llama_batch_init(BATCH_TOKENS, 0, 1)
         self._in_cache: list[int] = []
+        self._shared: list[int] = []  # the beginning of the cache, where it was run by itself
         self._can_keep_prefix = not (
             llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
         )
@@ -48,17 +49,24 @@ class LlamaCppEngine(Engine):
                 "it was not made from this tokenizer's model."
             )
 
-    def log_prob_blocks(self, ids: Sequence[int], positions: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
-        """See `Engine.log_prob_blocks`. The whole row is run afresh, so that a result never depends on what was run
-        before it. A block lies in llama.cpp's own buffer and is overwritten by the next.
+    def log_prob_blocks(
+        self, ids: Sequence[int], positions: Sequence[int], shared_tokens: int = 0
+    ) -> "Iterator[NDArray[np.float32]]":
+        """See `Engine.log_prob_blocks`. A block lies in llama.cpp's own buffer and is overwritten by the next.
+
+        The whole row is run afresh, so that a result never depends on what was run before it. Rows that begin alike
+        may say in how many `shared_tokens`, all before the first position: these are run by themselves, and not again
+        for the next row. A result then depends on that number too, by no more than rounding.
         """
         require_positions(ids, positions)
         wanted = frozenset(position - 1 for position in positions)
         if not positions:
             yield self._no_rows()
+            return
         with captured_log() as log:
-            self._forget(keep=0)
-            for logits in self._decode(ids[: max(positions, default=0)], wanted, log):
+            begin = self._begun(ids[: min(shared_tokens, *wanted)], log)
+            behind = frozenset(index - begin for index in wanted)
+            for logits in self._decode(ids[begin : max(positions)], behind, log):
                 for row in logits:
                     row[:] = _log_softmax(row)
                 yield logits
@@ -144,6 +152,15 @@ class LlamaCppEngine(Engine):
                 pointer = self._library.llama_get_logits(self._context)
                 yield np.ctypeslib.as_array(pointer, shape=(asked, self._row_length))[:, : self._vocabulary_size]
 
+    def _begun(self, shared: Sequence[int], log: LlamaLog) -> int:
+        """Leaves just `shared` in the cache, run in batches of its own; how many tokens that is."""
+        self._forget(keep=len(shared) if self._shared == list(shared) else 0)
+        if missing := shared[len(self._in_cache) :]:
+            for _ in self._decode(missing, frozenset(), log):
+                pass
+        self._shared = list(shared)
+        return len(shared)
+
     def _no_rows(self) -> "NDArray[np.float32]":
         import numpy as np
 
@@ -183,6 +200,8 @@ class LlamaCppEngine(Engine):
             self._library.llama_memory_clear(self._memory, True)
             keep = 0
         del self._in_cache[keep:]
+        if keep < len(self._shared):
+            self._shared = []
 
 
 def load(

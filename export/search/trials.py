@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from export import sampling
 from export.artifacts import sha256_of_json, write_atomically
 from export.chat import Encoded
-from export.engines import Engine
 from export.frozen import Frozen
 from export.hardware import available_cores
 from export.reference import Reference, writing_reference
@@ -55,6 +54,7 @@ class Trials:
         self._files, self._source, self._rows, self.folder = files, source, rows, folder
         self._vocabulary_size, self._say = vocabulary_size, say
         self.made_from = {**made_from, "rows": sha256_of_json([row.model_dump(mode="json") for row in rows])}
+        self._shared_tokens = _shared_tokens([row.ids for row in rows])
         self._seconds: list[float] = []
         self.expected = 0
 
@@ -126,7 +126,7 @@ class Trials:
         """Each row with its predictions, by the file at `path`."""
         from export.engines import llama_cpp
 
-        engine: Engine = llama_cpp.load(
+        engine = llama_cpp.load(
             path,
             vocabulary_size=self._vocabulary_size,
             context_tokens=max(len(row.ids) for row in self._rows),
@@ -134,6 +134,13 @@ class Trials:
         )
         try:
             for row in self._rows:
-                yield row, engine.log_prob_blocks(row.ids, row.scored_positions)
+                yield row, engine.log_prob_blocks(row.ids, row.scored_positions, shared_tokens=self._shared_tokens)
         finally:
             engine.close()
+
+
+def _shared_tokens(rows: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all rows begin with, as a template's and a system prompt's: they are run once for all rows."""
+    first, last = min(rows), max(rows)  # all others lie between these, and so begin with what both do
+    differing = (index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return next(differing, min(len(first), len(last)))

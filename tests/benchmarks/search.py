@@ -5,6 +5,7 @@ importance data of its training rows; then it and every stock type, without impo
 held-out rows, which took no part in it: mean KL divergence from the 16-bit file on assistant tokens, and exact match of
 greedy answers. Printed are the ratio of a mix's KL to that of the best stock type of its size (at most 1 % larger), and
 how much smaller it is than the smallest stock type that is no further from the 16-bit file, with intervals over rows.
+With --weighted the named stock types are measured with the mixes' importance data as well: what the search itself adds.
 DIR keeps what was made and measured: the same command goes on where it was.
 """
 
@@ -36,7 +37,7 @@ from export.search.type_files import TypeFiles
 
 CALIBRATION_ROWS, MOST_NEW_TOKENS, RESAMPLES = 256, 64, 4000
 SAME_SIZE = 1.01
-STOCK = "q5_0,q4_k_m,q4_k_s,q4_1,q4_0,iq4_nl,q3_k_l,q3_k_m,q3_k_s,q2_k"
+STOCK = "q5_0,q4_k_m,q4_k_s,q4_1,q4_0,iq4_nl,iq4_xs,q3_k_l,q3_k_m,q3_k_s,iq3_m,iq3_s,q2_k"
 
 
 class Measured(NamedTuple):
@@ -105,7 +106,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", required=True, help="MB, with commas; 4.3b is bits per weight")
     parser.add_argument("--types", default=",".join(Target.model_fields["types"].default))
-    parser.add_argument("--stock", default=STOCK, help="stock types to compare with; those larger than 5 bits left out")
+    parser.add_argument("--stock", default=STOCK, help="stock types to compare with")
+    parser.add_argument("--weighted", default="", help="stock types to compare with importance data as well")
     parser.add_argument("--search-rows", type=int, default=99)
     parser.add_argument("--bands", type=int, default=3)
     parser.add_argument("--moves", type=int, default=6)
@@ -119,16 +121,16 @@ def main() -> None:
     print(f"{len(mixes.rows)} held-out rows, {tokens} assistant tokens")
     for file in stock:
         _print(file)
+    weighted = mixes.stock([name for name in parsed.weighted.split(",") if name])
+    for file in weighted:
+        _print(file._replace(name=f"{file.name}, weighted"))
     for size in parsed.sizes.split(","):
         settings = Search(
             types=tuple(parsed.types.split(",")), file_types=(), bands=parsed.bands, presets=0, moves=parsed.moves
         )
-        _against(
-            _searched(parsed, settings, size, importances, mixes),
-            stock,
-            mixes,
-            Judge(parsed.run, parsed.out / "stock", None),
-        )
+        mix = _searched(parsed, settings, size, importances, mixes)
+        _against(mix, stock, mixes, plain)
+        _beside_weighted(mix, weighted)
 
 
 def _importances(run: Path, out: Path) -> Importances:
@@ -179,8 +181,7 @@ def _against(mix: Measured, stock: Sequence[Measured], judge: Judge, plain: Judg
     _print(mix)
     for kind in sorted(set(mix.types.values())):
         print(f"    {kind}: {sum(stored_as == kind for stored_as in mix.types.values())} tensors")
-    same = [file for file in stock if file.size_bytes <= mix.size_bytes * SAME_SIZE]
-    best = min(same, key=lambda file: file.mean) if same else None
+    best = _best_of_its_size(mix, stock)
     if best is not None:
         ratios = _ratio(best.kl, mix.kl)
         print(
@@ -209,6 +210,20 @@ def _against(mix: Measured, stock: Sequence[Measured], judge: Judge, plain: Judg
         print(
             f"  {share:.1%} of the size of {smallest.name}, the smallest stock type that is as near to the 16-bit file"
         )
+
+
+def _beside_weighted(mix: Measured, weighted: Sequence[Measured]) -> None:
+    best = _best_of_its_size(mix, weighted)
+    if best is not None:
+        low, high = _ratio(best.kl, mix.kl)
+        print(
+            f"  {mix.mean / best.mean:.3f} times the KL of {best.name} with importance data ({low:.3f} to {high:.3f})"
+        )
+
+
+def _best_of_its_size(mix: Measured, stock: Sequence[Measured]) -> Measured | None:
+    same = [file for file in stock if file.size_bytes <= mix.size_bytes * SAME_SIZE]
+    return min(same, key=lambda file: file.mean) if same else None
 
 
 def _ratio(before: tuple[tuple[float, ...], ...], after: tuple[tuple[float, ...], ...]) -> tuple[float, float]:

@@ -122,6 +122,44 @@ def test_log_probs_do_not_depend_on_what_ran_before(engine: LlamaCppEngine, case
     np.testing.assert_array_equal(engine.log_probs(ids, range(1, 150)), first)
 
 
+def shared_log_probs(engine: LlamaCppEngine, ids: list[int], shared_tokens: int) -> NDArray[np.float32]:
+    blocks = engine.log_prob_blocks(ids, [70, 75, 79], shared_tokens)
+    return np.concatenate([block.copy() for block in blocks])
+
+
+def test_rows_that_begin_alike_are_as_likely_as_each_by_itself(engine: LlamaCppEngine, case: Case) -> None:
+    beginning = random_ids(case, 60)
+    rows = [beginning + random_ids(case, 20, seed) for seed in (1, 2, 3)]
+    alone = [engine.log_probs(row, [70, 75, 79]) for row in rows]
+    together = [shared_log_probs(engine, row, 60) for row in rows]
+    np.testing.assert_allclose(together, alone, atol=0.02)
+    for disturb in (
+        lambda: engine.generate([beginning[:30]], 5),
+        lambda: engine.generate([rows[2]], 5),
+        lambda: engine.log_probs(rows[0], [3]),
+        lambda: shared_log_probs(engine, rows[1], 50),
+    ):
+        disturb()
+        np.testing.assert_array_equal(shared_log_probs(engine, rows[0], 60), together[0])
+    # a beginning that reaches beyond the first position is cut back to it
+    np.testing.assert_array_equal(shared_log_probs(engine, rows[0], 80), shared_log_probs(engine, rows[0], 69))
+
+
+def test_a_shared_beginning_is_run_once(engine: LlamaCppEngine, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    plain = engine._fill_batch
+
+    def counting(chunk: Sequence[int], start: int, wanted: frozenset[int]) -> int:
+        ran.append(len(chunk))
+        return plain(chunk, start, wanted)
+
+    monkeypatch.setattr(engine, "_fill_batch", counting)
+    beginning = random_ids(case, 60)
+    for seed in (1, 2, 3):
+        shared_log_probs(engine, beginning + random_ids(case, 20, seed), 60)
+    assert ran == ([60, 19] * 3 if "qwen3_5" in case.model.base else [60, 19, 19, 19])
+
+
 def test_a_long_row_comes_in_blocks_that_are_the_whole(engine: LlamaCppEngine, case: Case) -> None:
     ids = random_ids(case, 2 * BATCH_LOGITS + 30)
     blocks = [block.copy() for block in engine.log_prob_blocks(ids, range(20, len(ids)))]

@@ -18,7 +18,7 @@ from export.formats._gguf_quantize import quantize_file
 from export.formats.gguf import Gguf
 from export.importance import ChannelImportance, Importances, gather
 from export.readers.gguf import read_header, read_tensors
-from export.search import Search, search, searching
+from export.search import Search, search, searching, trials
 from export.search.ladder import quantized_tensors
 from export.search.sensitivity import cost_per_error, groups_of, kind_of, output_error
 from export.search.trials import Trials
@@ -150,12 +150,18 @@ def trials_in(folder, made, files, said, seed=1):
     return Trials(files, made.source, rows(seed, 3, made.vocabulary_size), {"of": "test"}, folder, None, said.append)
 
 
-def test_divergences_are_the_engines_own(made, files, tmp_path):
+def beginning_alike(some, count):
+    return [row.model_copy(update={"ids": some[0].ids[:count] + row.ids[count:]}) for row in some]
+
+
+@pytest.mark.parametrize("alike", [0, 15, 30])
+def test_divergences_are_the_engines_own(made, files, tmp_path, alike):
     """Computed here from both files' whole distributions: the vocabulary is smaller than what a reference keeps."""
     types = dict.fromkeys(files.names, "q4_0")
-    found = trials_in(tmp_path, made, files, []).divergences(types, "all")
+    judges = beginning_alike(rows(1, 3, made.vocabulary_size), alike)
+    found = Trials(files, made.source, judges, {}, tmp_path, None, lambda line: None).divergences(types, "all")
     files.assemble(types, tmp_path / "mix.gguf")
-    for row, kl in zip(rows(1, 3, made.vocabulary_size), found, strict=True):
+    for row, kl in zip(judges, found, strict=True):
         logs = []
         for path in (made.source, tmp_path / "mix.gguf"):
             engine = load(path, vocabulary_size=None, context_tokens=64, threads=2)
@@ -163,6 +169,13 @@ def test_divergences_are_the_engines_own(made, files, tmp_path):
             engine.close()
         expected = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(1)
         np.testing.assert_allclose(kl, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_all_rows_begin_with_is_told():
+    assert trials._shared_tokens([(1, 2, 3), (1, 2, 4, 9), (1, 2)]) == 2
+    assert trials._shared_tokens([(1, 2, 3), (1, 9, 3), (1, 2, 3, 4)]) == 1
+    assert trials._shared_tokens([(1, 2), (3,)]) == 0
+    assert trials._shared_tokens([(1, 2, 3)]) == 3
 
 
 def test_a_mix_is_measured_once_for_its_rows(made, files, tmp_path, monkeypatch):
