@@ -5,6 +5,7 @@ types are limited by unpacking, and differ by factors. The models are skeletons,
 take the same time for any values. Repeats are interleaved, since other programs may run.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -39,14 +40,34 @@ _PROMPT_TOKENS, _NEW_TOKENS = 256, 16
 _COPIED_BYTES = 1 << 28
 
 
+# More of the processors in use than this, and a speed is of them too.
+BUSY_SHARE = 0.3
+
+
 def probe(say: Callable[[str], None], *, types: Sequence[str] = PROBED_TYPES, repeats: int = REPEATS) -> DeviceProfile:
-    """The profile of this machine. Raises EngineError where llama.cpp cannot run here."""
+    """The profile of this machine. Raises EngineError where llama.cpp cannot run here.
+
+    `say` hears it where others use the processors: what is measured then is too slow, and no error says by how much.
+    """
     settings = RunSettings(context_tokens=CONTEXT_TOKENS, threads=available_cores())
     passes = []
+    if (busy := busy_processors()) > BUSY_SHARE * settings.threads:
+        say(
+            f"this machine is not idle: {busy:.1f} of {settings.threads} processors were in use over the last minute. "
+            "What is measured will be too slow: let it rest, and probe again"
+        )
     for repeat in range(repeats):
         say(f"probing, {repeat + 1} of {repeats}: {', '.join(types)}")
         passes.append(one_pass(types, settings))
     return profile_of(passes, settings.threads)
+
+
+def busy_processors() -> float:
+    """Processors that programs used or waited for over the last minute; 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return 0.0
 
 
 def one_pass(types: Sequence[str], settings: RunSettings) -> dict[str, Ran]:

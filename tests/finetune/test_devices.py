@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from export.device import probing
 from export.device.probing import probe
 from export.errors import RecipeError
 from export.readers.gguf import read_gguf
@@ -111,6 +112,17 @@ def test_a_probed_profile_is_written_and_read_again(tmp_path):
     again = load_device(tmp_path / "here.yaml")
     assert again.packs == device.packs
     assert device_text(again) == device_text(device)
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.1, False), (1.9, True)])
+def test_a_machine_that_is_not_idle_is_told(monkeypatch, load, told):
+    monkeypatch.setattr(probing, "available_cores", lambda: 2)
+    monkeypatch.setattr(probing.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(probing, "one_pass", lambda types, settings: {})
+    monkeypatch.setattr(probing, "profile_of", lambda passes, threads: None)
+    said = []
+    probe(said.append, repeats=1)
+    assert any("1.9 of 2 processors" in line for line in said) == told
 
 
 def test_device_list_names_every_profile(capsys):
