@@ -199,11 +199,7 @@ class Target(Format):
 
 def _at_least(types: dict[str, str]) -> str:
     """The file type whose number the file carries: that of the smallest type in it, so that it promises no more."""
-    from export.readers.gguf import block_size
-
-    def bits_per_weight(stored_as: str) -> float:
-        block, block_bytes = block_size(stored_as)
-        return block_bytes * 8 / block
+    from export.readers.gguf import bits_per_weight
 
     return CANDIDATES.get(min(types.values(), key=bits_per_weight), "q8_0")
 

@@ -141,6 +141,12 @@ def block_size(stored_as: str) -> tuple[int, int]:
     return next((block, size) for name, block, size in _ggml_types().values() if name == stored_as)
 
 
+def bits_per_weight(stored_as: str) -> float:
+    """What a weight takes in that type, its block's scales included."""
+    weights, size_bytes = block_size(stored_as)
+    return size_bytes * 8 / weights
+
+
 def row_spans(rows: int, row: int) -> Iterator[tuple[int, int]]:
     """Spans of rows that hold about `WEIGHTS_AT_ONCE` weights together."""
     step = max(1, WEIGHTS_AT_ONCE // row)

@@ -16,6 +16,7 @@ from export.errors import ExportError
 from export.frozen import Frozen
 from export.importance import Importances
 from export.quantization_record import row_sha256
+from export.readers.gguf import bits_per_weight
 from export.search.knapsack import Option, choose
 from export.search.ladder import ladder, quantized_tensors
 from export.search.sensitivity import LEAST_SHARE, cost_per_error, groups_of, kind_of, output_error
@@ -49,6 +50,7 @@ class SearchRecord(Frozen):
     rows_sha256: tuple[str, ...]
     undisturbed_kl: float
     demoted_kl: dict[str, float]
+    promoted_kl: dict[str, float]
     type_kl: dict[str, float]
     trials: tuple[Trial, ...]
     chosen: str
@@ -99,6 +101,7 @@ class _Searching:
         self._trials, self._budget, self._source = trials, budget_bytes, source
         self._groups = groups_of(files.names, settings.bands)
         self._errors = _Errors(files, importances, trials.folder, trials.made_from)
+        self._types = settings.types
         self._costs: dict[str, float] = {}
         self._type_factors: dict[str, float] = {}
         self._tried: list[tuple[Trial, dict[str, str]]] = []
@@ -107,12 +110,13 @@ class _Searching:
         self._require_room()
         rungs = ladder(self._source, self._files, self._settings.file_types, self._budget, self._settings.presets)
         self._trials.expected = (
-            len(rungs) + 1 + len(self._groups) + len(self._settings.types) - 1 + 1 + self._settings.moves
+            len(rungs) + len(self._settings.types) + 1 + 2 * len(self._groups) + 1 + self._settings.moves
         )
         for rung in rungs:
             self._try(rung.types, f"preset {rung.file_type}")
-        undisturbed, demoted = self._measure_groups()
-        by_type = self._measure_types(undisturbed)
+        undisturbed, by_type = self._measure_types()
+        demoted, promoted = self._measure_groups(undisturbed)
+        self._weigh_types(undisturbed, by_type)
         factors = dict.fromkeys(map(kind_of, self._files.names), 1.0)
         self._try(self._solved(factors), "knapsack")
         self._move(factors)
@@ -125,6 +129,7 @@ class _Searching:
             rows_sha256=tuple(row_sha256(row.ids) for row in rows),
             undisturbed_kl=undisturbed,
             demoted_kl=demoted,
+            promoted_kl=promoted,
             type_kl=by_type,
             trials=tuple(trial for trial, _ in self._tried),
             chosen=best.name,
@@ -133,7 +138,7 @@ class _Searching:
 
     def _candidates(self, name: str) -> tuple[str, ...]:
         """The types that the tensor can have, the smallest first. Raises ExportError where there is none."""
-        found = [stored_as for stored_as in self._settings.types if self._files.fits(name, stored_as)]
+        found = [stored_as for stored_as in self._types if self._files.fits(name, stored_as)]
         if not found:
             raise ExportError(f"no candidate type divides the rows of {name}. Add q8_0, or another with blocks of 32.")
         return tuple(sorted(found, key=lambda stored_as: self._files.tensor_bytes(name, stored_as)))
@@ -146,39 +151,62 @@ class _Searching:
                 f"the file has {least:,}. Allow that many, or add smaller types."
             )
 
-    def _measure_groups(self) -> tuple[float, dict[str, float]]:
-        """What the largest types cost, and what demoting each group does; from both, the cost of an error."""
-        largest = {name: self._candidates(name)[-1] for name in self._files.names}
-        undisturbed = sampling.estimate(self._trials.divergences(largest, "the largest types"), "mean")
-        demoted, errors = {}, {}
-        for group, members in self._groups.items():
-            low = {name: self._demoted(name) for name in members}
-            demoted[group] = sampling.estimate(self._trials.divergences({**largest, **low}, f"{group} demoted"), "mean")
-            errors[group] = sum(self._errors.of(name, low[name]) - self._errors.of(name, largest[name]) for name in low)
-        self._errors.keep()
-        per_error = cost_per_error(demoted, undisturbed, errors)
-        self._costs = {name: per_error[group] for group, members in self._groups.items() for name in members}
-        return undisturbed, demoted
+    def _measure_types(self) -> tuple[float, dict[str, float]]:
+        """What the largest types cost, and each type where every tensor that can has it. Dominated ones are left out.
 
-    def _measure_types(self, undisturbed: float) -> dict[str, float]:
-        """What each type costs where every tensor that can has it; and how much more, or less, than its errors told.
-
-        Errors of the same size are not worth the same in every type: on a base that was quantized before, the type it
-        had then takes back just what fine-tuning changed, by a small error that undoes it.
+        Errors of one size are not worth the same in every type: on a base that was quantized before, the type it had
+        then takes back just what fine-tuning changed, by a small error that undoes it.
         """
         largest = {name: self._candidates(name)[-1] for name in self._files.names}
+        undisturbed = self._measured(largest, "the largest types")
         measured = {}
         for stored_as in self._settings.types:
             types = {n: stored_as if self._files.fits(n, stored_as) else largest[n] for n in self._files.names}
-            if types == largest:
-                continue
-            found = sampling.estimate(self._trials.divergences(types, f"all {stored_as}"), "mean")
-            told = sum(self._loss(name, stored_as) for name in types if types[name] != largest[name])
-            measured[stored_as] = found
-            if told > 0:
-                self._type_factors[stored_as] = max(found - undisturbed, LEAST_SHARE * told) / told
+            if types != largest:
+                measured[stored_as] = self._measured(types, f"all {stored_as}")
+        fitting = {t: frozenset(n for n in self._files.names if self._files.fits(n, t)) for t in measured}
+        dominated = {
+            one
+            for one in measured
+            for other in measured
+            if one != other
+            and fitting[one] <= fitting[other]
+            and (bits_per_weight(other), measured[other]) <= (bits_per_weight(one), measured[one])
+            and measured[other] <= measured[one]
+        }
+        self._types = tuple(stored_as for stored_as in self._settings.types if stored_as not in dominated)
+        return undisturbed, measured
+
+    def _measure_groups(self, undisturbed: float) -> tuple[dict[str, float], dict[str, float]]:
+        """What demoting each group alone adds, and what promoting it alone takes away; from both, the cost of an error.
+
+        Errors of several groups add up to more than each does alone, or to less. A group's worth lies between what it
+        is where all others are exact and where none is: half of both.
+        """
+        largest = {name: self._candidates(name)[-1] for name in self._files.names}
+        low = {name: self._demoted(name) for name in self._files.names}
+        lowest = self._measured(low, "all demoted")
+        demoted, promoted, worth, errors = {}, {}, {}, {}
+        for group, members in self._groups.items():
+            demoted[group] = self._measured({**largest, **{name: low[name] for name in members}}, f"{group} demoted")
+            promoted[group] = self._measured({**low, **{name: largest[name] for name in members}}, f"{group} promoted")
+            worth[group] = (demoted[group] - undisturbed + lowest - promoted[group]) / 2
+            errors[group] = sum(self._errors.of(n, low[n]) - self._errors.of(n, largest[n]) for n in members)
         self._errors.keep()
-        return measured
+        per_error = cost_per_error(worth, errors)
+        self._costs = {name: per_error[group] for group, members in self._groups.items() for name in members}
+        return demoted, promoted
+
+    def _weigh_types(self, undisturbed: float, measured: Mapping[str, float]) -> None:
+        """How much more, or less, an error in each type costs than the groups' costs tell."""
+        for stored_as in self._types:
+            told = sum(self._loss(name, stored_as) for name in self._files.names if self._files.fits(name, stored_as))
+            if stored_as in measured and told > 0:
+                self._type_factors[stored_as] = max(measured[stored_as] - undisturbed, LEAST_SHARE * told) / told
+        self._errors.keep()
+
+    def _measured(self, types: Mapping[str, str], name: str) -> float:
+        return sampling.estimate(self._trials.divergences(types, name), "mean")
 
     def _demoted(self, name: str) -> str:
         """The type to measure a demotion in: the largest that spends no more than the target does on average."""

@@ -2,8 +2,8 @@
 
 Two things are measured and multiplied. How far rounding moves a tensor's outputs: the squared error of its weights,
 each channel weighted by its mean square (`export.importance`), which is cheap and told for every tensor and type. And
-what such an error costs: the divergence of a file in which the tensors of one group alone were demoted, over their
-errors, which takes running it. To second order the divergence is a square form of the errors, so that small ones of
+what such an error costs: the divergence that demoting the tensors of one group adds, over their errors, which takes
+running files. To second order the divergence is a square form of the errors, so that small ones of
 independent tensors add up; larger ones do not, and what is chosen by them is measured again. A third is measured for
 each type: how much more an error in it costs than one in another (`export.search.searching`).
 """
@@ -59,10 +59,7 @@ def _spans(rows: int) -> Iterator[tuple[int, int]]:
     return ((begin, min(rows, begin + _ROWS_IN_A_SPAN)) for begin in range(0, rows, step))
 
 
-def cost_per_error(
-    divergences: Mapping[str, float], undisturbed: float, errors: Mapping[str, float]
-) -> dict[str, float]:
-    """By group, nats per unit of error: what demoting it added to the divergence, over the error that was added."""
-    added = {group: divergence - undisturbed for group, divergence in divergences.items()}
-    least = LEAST_SHARE * max(max(added.values()), undisturbed)
+def cost_per_error(added: Mapping[str, float], errors: Mapping[str, float]) -> dict[str, float]:
+    """By group, nats per unit of error: what its demotion is measured to add to the divergence, over its errors."""
+    least = LEAST_SHARE * max(0.0, *added.values())
     return {group: max(more, least) / errors[group] if errors[group] > 0 else 0.0 for group, more in added.items()}

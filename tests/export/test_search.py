@@ -137,7 +137,7 @@ def test_an_error_is_that_of_a_layers_outputs(made, files):
 
 
 def test_a_group_costs_what_its_demotion_added_over_its_error():
-    costs = cost_per_error({"a": 0.5, "b": 0.1, "c": 0.099}, 0.1, {"a": 4.0, "b": 2.0, "c": 0.0})
+    costs = cost_per_error({"a": 0.4, "b": 0.0, "c": -0.001}, {"a": 4.0, "b": 2.0, "c": 0.0})
     assert costs["a"] == pytest.approx(0.1)
     assert costs["b"] == pytest.approx(0.4e-3 / 2)  # not told from noise: a thousandth of the costliest
     assert costs["c"] == 0
@@ -278,4 +278,17 @@ def test_a_type_whose_errors_cost_more_than_they_look_is_seen_through(made, tmp_
     found = searched(made, tmp_path / "flattered", [], bits=5.6, presets=0, moves=0)
     assert found.types == honest.types
     assert set(found.type_kl) == set(TYPES) - {"q8_0"}
-    assert "iq4_nl" in honest.types.values() or "q4_0" in honest.types.values()
+
+
+def test_a_type_that_another_beats_in_no_more_bytes_is_left_out(made, tmp_path, monkeypatch):
+    """A planted one: q5_0 as a base that had it would make it, further from the model than types of fewer bits."""
+    plain = Trials._measured
+
+    def planted(self, path):
+        spoiled = sum(tensor.stored_as == "q5_0" for tensor in read_tensors(path))
+        return tuple(tuple(kl + 0.5 * spoiled for kl in row) for row in plain(self, path))
+
+    monkeypatch.setattr(Trials, "_measured", planted)
+    record = searched(made, tmp_path / "kept", [], bits=5.6, presets=0, moves=0)
+    assert "q5_0" in record.type_kl
+    assert "q5_0" not in record.types.values()
