@@ -9,7 +9,7 @@ import pytest
 
 from export import observe as observe_module
 from export.checks import Item, Items
-from export.engines import Generation, Subject
+from export.engines import Engine, Generation, Subject
 from export.errors import EngineError, MachineError
 from export.observe import Observed, Request, main, observe
 from export.stage import run_stage
@@ -102,7 +102,7 @@ def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tm
     assert not (observed.folder / "request.json").exists()
 
 
-class _Engine:
+class _Engine(Engine):
     """An engine that knows nothing: uniform predictions and one-token answers."""
 
     def log_prob_blocks(self, ids, positions):
