@@ -78,25 +78,25 @@ class Judge:
         rungs = ladder(self.source, self.files, names, 10**12, len(names))
         return [self.measured(rung.file_type, rung.types) for rung in rungs]
 
-    def right(self, types: dict[str, str] | None, name: str) -> list[float]:
-        """1 for each row that is answered as it should be, as JSON; None asks the 16-bit file."""
-        kept = self._folder / f"right-{name}.json"
+    def right(self, types: dict[str, str], name: str, count: int) -> list[float]:
+        """1 for each of the first `count` rows that is answered as it should be, as JSON."""
+        kept = self._folder / f"right-{name}-{count}.json"
         if not kept.is_file():
-            path = self.source if types is None else self._folder / "asked.gguf"
-            if types is not None:
-                self.files.assemble(types, path)
-            kept.write_text(json.dumps(self._asked(path)))
+            path = self._folder / "asked.gguf"
+            self.files.assemble(types, path)
+            kept.write_text(json.dumps(self._asked(path, count)))
         return [float(flag) for flag in json.loads(kept.read_text())]
 
-    def _asked(self, path: Path) -> list[bool]:
-        prompts = [encode_prompt(self._tokenizer, row.prompt) for row in self.rows]
+    def _asked(self, path: Path, count: int) -> list[bool]:
+        rows = self.rows[:count]
+        prompts = [encode_prompt(self._tokenizer, row.prompt) for row in rows]
         longest = max(map(len, prompts)) + MOST_NEW_TOKENS
         vocabulary, threads = len(self._tokenizer), available_cores()
         engine = llama_cpp.load(path, vocabulary_size=vocabulary, context_tokens=longest, threads=threads)
         answers = engine.generate(prompts, MOST_NEW_TOKENS)
         engine.close()
         texts = [self._tokenizer.decode(answer.ids, skip_special_tokens=False) for answer in answers]
-        return [_same(text, row.answer) for text, row in zip(texts, self.rows, strict=True)]
+        return [_same(text, row.answer) for text, row in zip(texts, rows, strict=True)]
 
 
 def main() -> None:
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--types", default=",".join(Target.model_fields["types"].default))
     parser.add_argument("--stock", default=STOCK, help="stock types to compare with")
     parser.add_argument("--weighted", default="", help="stock types to compare with importance data as well")
+    parser.add_argument("--answers", type=int, default=10**6, help="held-out rows to answer, at most")
     parser.add_argument("--search-rows", type=int, default=99)
     parser.add_argument("--bands", type=int, default=3)
     parser.add_argument("--moves", type=int, default=6)
@@ -129,7 +130,7 @@ def main() -> None:
             types=tuple(parsed.types.split(",")), file_types=(), bands=parsed.bands, presets=0, moves=parsed.moves
         )
         mix = _searched(parsed, settings, size, importances, mixes)
-        _against(mix, stock, mixes, plain)
+        _against(mix, stock, mixes, plain, parsed.answers)
         _beside_weighted(mix, weighted)
 
 
@@ -177,7 +178,7 @@ def _budget(size: str, files: TypeFiles) -> int:
     return int(float(size) * 1e6)
 
 
-def _against(mix: Measured, stock: Sequence[Measured], judge: Judge, plain: Judge) -> None:
+def _against(mix: Measured, stock: Sequence[Measured], judge: Judge, plain: Judge, answers: int) -> None:
     _print(mix)
     for kind in sorted(set(mix.types.values())):
         print(f"    {kind}: {sum(stored_as == kind for stored_as in mix.types.values())} tensors")
@@ -188,17 +189,18 @@ def _against(mix: Measured, stock: Sequence[Measured], judge: Judge, plain: Judg
             f"  {mix.mean / best.mean:.3f} times the KL of {best.name} "
             f"(90 % interval {ratios[0]:.3f} to {ratios[1]:.3f}), the best stock type of its size"
         )
-        before, after = plain.right(best.types, best.name), judge.right(mix.types, mix.name.replace(" ", "-"))
+        before = plain.right(best.types, best.name, answers)
+        after = judge.right(mix.types, mix.name.replace(" ", "-"), answers)
         low, high = paired_proportion_interval(paired_table(before, after))
         change = float(np.mean(after) - np.mean(before))
         print(
-            f"  exact match {np.mean(after):.1%}, {best.name} {np.mean(before):.1%}, 16 bits "
-            f"{np.mean(plain.right(None, 'f16')):.1%}: {change:+.1%} ({low:+.1%} to {high:+.1%})"
+            f"  exact match {np.mean(after):.1%}, {best.name} {np.mean(before):.1%}: {change:+.1%} "
+            f"({low:+.1%} to {high:+.1%}; {len(after)} rows)"
         )
     as_near = [file for file in stock if file.mean <= mix.mean]
     smallest = min(as_near, key=lambda file: file.size_bytes) if as_near else None
     larger = [file for file in stock if file.mean >= mix.mean and file.size_bytes > mix.size_bytes]
-    beaten = max(larger, key=lambda file: file.size_bytes) if larger else None
+    beaten = min(larger, key=lambda file: file.mean) if larger else None
     if beaten is not None:
         ratios = _ratio(beaten.kl, mix.kl)
         print(
