@@ -35,7 +35,7 @@ class DeviceBudget(Frozen):
     @property
     def size_bytes(self) -> int:
         """The tighter of the two."""
-        return min(self.by_memory_bytes, self.by_speed_bytes or self.by_memory_bytes)
+        return self.by_memory_bytes if self.by_speed_bytes is None else min(self.by_memory_bytes, self.by_speed_bytes)
 
     @property
     def binding(self) -> str:
