@@ -143,6 +143,17 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_peak_memory_bytes() -> int | None:
+    """The most that torch has held on the GPU in this process; None without one, or in a process without torch.
+
+    What CUDA itself takes there, and blocks that torch keeps free for later, come on top.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.max_memory_allocated())
+
+
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
     """Installed versions of `packages`, without importing them; those not installed are left out."""
     versions = {}

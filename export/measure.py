@@ -89,10 +89,12 @@ def measure(
             broken[name] = str(error)
             say(f"{name}: fails, because it could not be run (see below the table)")
             continue
-        records[name] = observed.read()
+        seen = observed.read()
         if reference is None:
-            _require_finite(records[name])
-            reference = _Reference(path=observed.reference, sha256=sha256_of_file(observed.reference))
+            _require_finite(seen)
+            sha256 = sha256_of_file(observed.reference)
+            reference = _Reference(path=observed.reference, sha256=sha256, rounding=seen.rounding)
+        records[name] = seen.model_copy(update={"reference_rounding": reference.rounding})
     return Measured(
         items=items,
         measurements={n: tuple(m for check in checks for m in check.measure(items, s)) for n, s in records.items()},
@@ -106,6 +108,7 @@ class _Reference(Frozen):
 
     path: Path
     sha256: str
+    rounding: str
 
 
 class _Given(Frozen):

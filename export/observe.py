@@ -135,7 +135,7 @@ def main() -> int:
 
 
 def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> Observation:
-    from export.hardware import peak_memory_bytes
+    from export.hardware import device_peak_memory_bytes, peak_memory_bytes
     from export.reference import Reference, writing_reference
 
     work = Items.model_validate_json(request.items.read_text(encoding="utf-8"))
@@ -152,7 +152,8 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
     answers = _answers(engine, work, [item.prompt for item in work.items], request.tokenizer)
     safety = _answers(engine, work, [item.prompt for item in work.safety], request.tokenizer) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
-    peak_bytes = peak_memory_bytes() + _device_peak_memory_bytes()
+    rounding = engine.rounding
+    peak_bytes = peak_memory_bytes() + (device_peak_memory_bytes() or 0)
     engine.close()
     return Observation(
         subject=request.subject.name,
@@ -165,15 +166,8 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
         has_reference=reference is not None,
         top_k=None if reference is None else reference.top_k,
         tail_mass=None if reference is None else reference.tail_mass(),
+        rounding=rounding,
     )
-
-
-def _device_peak_memory_bytes() -> int:
-    """The most that torch held on the CUDA device; 0 without one, and in a process that never imported torch."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0
-    return int(torch.cuda.max_memory_allocated())
 
 
 def _load(request: Request, work: Items) -> Engine:

@@ -130,7 +130,8 @@ class Observation(Frozen):
     `tokens_per_second` holds single-stream speeds, one per timed item that gave an answer; the engines count
     differently (`export.engines.Generation`), so two of them must not be compared. `top_k` and `tail_mass` say
     how many of the reference's predictions its divergence was computed over, and what probability lay beyond them on
-    average. `safety` holds the answers to the safety items, in their order.
+    average. `safety` holds the answers to the safety items, in their order. `rounding` says, where it did, that the
+    engine computed less precisely than the weights ask for, `reference_rounding` that the reference's did.
     """
 
     subject: str
@@ -143,6 +144,8 @@ class Observation(Frozen):
     has_reference: bool
     top_k: int | None = None
     tail_mass: float | None = None
+    rounding: str = ""
+    reference_rounding: str = ""
 
 
 class Measurement(Frozen):

@@ -8,6 +8,8 @@ assistant tokens of chat-formatted rows.
 from export.checks._base import Check, Items, Measurement, Observation, measurement
 from export.sampling import Statistic
 
+_ROUNDED = "part of the divergence is that rounding"
+
 
 class Divergence(Check):
     """KL divergence from the reference's predictions on held-out assistant tokens, and the share of same top tokens."""
@@ -42,11 +44,16 @@ class Divergence(Check):
 
 
 def _basis(seen: Observation) -> str:
-    """Over how much of the reference's distribution the divergence was computed."""
-    if seen.top_k is None or seen.tail_mass is None:
-        return ""
-    beyond = f"{seen.tail_mass:.1e}"
-    return f"over the reference's {seen.top_k:,} most probable tokens and one bin for the rest (mean mass {beyond})"
+    """Over how much of the reference's distribution the divergence was computed, and what in it is mere rounding."""
+    told = []
+    if seen.top_k is not None and seen.tail_mass is not None:
+        rest = f"one bin for the rest (mean mass {seen.tail_mass:.1e})"
+        told.append(f"over the reference's {seen.top_k:,} most probable tokens and {rest}")
+    if seen.rounding:
+        told.append(f"{seen.subject} was {seen.rounding}")
+    if seen.reference_rounding:
+        told.append(f"the reference was {seen.reference_rounding}")
+    return "; ".join([*told, _ROUNDED] if seen.rounding or seen.reference_rounding else told)
 
 
 step = Divergence

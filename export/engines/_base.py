@@ -51,10 +51,12 @@ class Generation(Frozen):
 class Engine(Protocol):
     """A loaded model. `load` functions of the engine modules return one; `close` frees it.
 
-    `prompts_at_once` is how many prompts `generate` answers side by side: more in one call save nothing.
+    `prompts_at_once` is how many prompts `generate` answers side by side: more in one call save nothing. `rounding`
+    says, where it does, that it computes less precisely than its weights ask for, and why.
     """
 
     prompts_at_once: int = 1
+    rounding: str = ""
 
     def log_prob_blocks(self, ids: Sequence[int], positions: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
         """Log-probabilities, natural log, in blocks of shape (at most ROWS_AT_ONCE, vocabulary), in order.

@@ -1,8 +1,8 @@
 """Runs a Hugging Face folder: a dense model, one with an adapter attached, or a GPTQ folder through its own kernels.
 
-Dense weights on a CPU are computed in float32 (exact for bfloat16 weights, and the reference everything else is
-compared with); on a GPU in the type they are stored in. An NF4 base computes in the type it was trained in, on both.
-GPTQ kernels convert what they are given themselves.
+Dense weights are computed in float32: exact for bfloat16 weights, and the reference that everything else is compared
+with. Where that does not fit on a GPU, they are computed in the type they are stored in, and the engine says so. An NF4
+base computes in the type it was trained in. GPTQ kernels convert what they are given themselves.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from export.artifacts import read_model_config
 from export.engines._base import ROWS_AT_ONCE, Engine, Generation, Subject, require_beginning, require_positions
 from export.errors import EngineError, MissingDependencyError, ModelError
 from export.loading import open_model, open_tokenizer
+from export.precision import Precision, best_precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +45,12 @@ def load_hf(subject: Subject, *, vocabulary_size: int | None, threads: int) -> "
     import torch
 
     torch.set_num_threads(threads)
-    model = _load_model(subject)
+    precision = _precision(subject)
+    model = _load_model(subject, precision.dtype)
     tokenizer = open_tokenizer(_tokenizer_folder(subject))
-    return HfEngine(model, vocabulary_size or len(tokenizer), _stop_ids(model, tokenizer))
+    engine = HfEngine(model, vocabulary_size or len(tokenizer), _stop_ids(model, tokenizer))
+    engine.rounding = precision.rounding
+    return engine
 
 
 class HfEngine(Engine):
@@ -230,15 +234,23 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def _load_model(subject: Subject) -> Any:
+def _precision(subject: Subject) -> Precision:
+    """The best there is for dense weights; the type of training for NF4; for packed weights their kernel's own."""
     import torch
 
+    if subject.four_bit_compute is not None:
+        # bitsandbytes computes in the type of what a layer is given, whatever its settings say
+        return Precision(getattr(torch, subject.four_bit_compute))
+    if torch.cuda.is_available() and "quantization_config" in read_model_config(subject.path):
+        return Precision("auto")
+    return best_precision(subject.path)
+
+
+def _load_model(subject: Subject, dtype: Any) -> Any:
     config = read_model_config(subject.path)
-    compute = None if subject.four_bit_compute is None else getattr(torch, subject.four_bit_compute)
+    compute = None if subject.four_bit_compute is None else dtype
     try:
         with quiet_gptqmodel() if "quantization_config" in config else contextlib.nullcontext():
-            # bitsandbytes computes in the type of what a layer is given, whatever its settings say
-            dtype = _dtype() if compute is None else compute
             model, found = open_model(subject.path, dtype=dtype, four_bit_compute=compute, device=_device())
     except ModelError as error:
         raise EngineError(str(error)) from error
@@ -279,12 +291,6 @@ def _device() -> str:
     import torch
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def _dtype() -> Any:
-    import torch
-
-    return "auto" if torch.cuda.is_available() else torch.float32
 
 
 def _tokenizer_folder(subject: Subject) -> Path:

@@ -29,7 +29,8 @@ class TrainingResult(StageResult):
 
     `base` names the model it was trained from, `base_sha256` its weights; `dtype` is the type that was computed in.
     `tokens` counts all tokens seen, `trained_tokens` those that carried loss, `seconds` the time since training last
-    started or went on. `name` is that of its folder, and of the subject that is measured.
+    started or went on. `peak_memory_bytes` is the process's, `device_peak_memory_bytes` what it held on a GPU, None
+    where it trained on a processor. `name` is that of its folder, and of the subject that is measured.
     """
 
     name: ClassVar[Literal["adapter", "trained"]]
@@ -43,6 +44,7 @@ class TrainingResult(StageResult):
     trained_tokens: int
     seconds: float
     peak_memory_bytes: int
+    device_peak_memory_bytes: int | None = None
     losses: tuple[LossPoint, ...]
 
     def weights_sha256(self) -> str:
@@ -60,8 +62,10 @@ class TrainingResult(StageResult):
             "valid loss": next((p.valid_loss for p in reversed(self.losses) if p.valid_loss is not None), None),
         }
         losses = ", ".join(f"{name} {value:.4f}" for name, value in last.items() if value is not None)
-        memory_gb = self.peak_memory_bytes / 1e9
-        return f"{losses} after {self.steps:,} steps in {self.seconds:,.0f} s, at most {memory_gb:.1f} GB of memory"
+        memory = f"at most {self.peak_memory_bytes / 1e9:.1f} GB of memory"
+        if self.device_peak_memory_bytes is not None:
+            memory += f" and {self.device_peak_memory_bytes / 1e9:.1f} GB of the GPU's"
+        return f"{losses} after {self.steps:,} steps in {self.seconds:,.0f} s, {memory}"
 
 
 class Adapter(TrainingResult):

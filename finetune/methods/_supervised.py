@@ -215,7 +215,7 @@ class Supervised(Method):
         self, base: BaseModelSource, out: Path, trainer: "SFTTrainer", seconds: float, rows: "Dataset"
     ) -> dict[str, Any]:
         """The fields that every `TrainingResult` has."""
-        from export.hardware import peak_memory_bytes
+        from export.hardware import device_peak_memory_bytes, peak_memory_bytes
 
         steps = int(trainer.state.global_step)
         per_row = sum(sum(label != IGNORED for label in labels) for labels in rows["labels"]) / len(rows)
@@ -231,6 +231,7 @@ class Supervised(Method):
             "trained_tokens": round(per_row * steps * self.batch_size),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_memory_bytes(),
+            "device_peak_memory_bytes": device_peak_memory_bytes(),
             "losses": points,
         }
 
