@@ -71,7 +71,7 @@ def test_where_float32_does_not_fit_the_engine_says_so_and_is_less_exact(
     source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = _log_probs(source.folder)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_device: (1_000_000, 80_000_000_000))
     engine = hf.load(Subject(name="x", engine="hf", path=source.folder), vocabulary_size=None, threads=1)
     assert engine.rounding.startswith("computed in bf16, as it is stored")
     rounded = engine.log_probs(IDS, range(1, len(IDS)))
