@@ -4,9 +4,12 @@ What transformers raises about a broken folder becomes a ModelError that names i
 unexpected is handed back, because transformers fills them with random numbers and goes on.
 """
 
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from export.artifacts import read_model_config
 from export.errors import MissingDependencyError, ModelError
 
 if TYPE_CHECKING:
@@ -44,8 +47,18 @@ def open_model(
         settings["attn_implementation"] = attention
     if four_bit_compute is not None:
         settings["quantization_config"] = nf4_config(four_bit_compute)
+    load = partial(AutoModelForCausalLM.from_pretrained, folder, output_loading_info=True)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
+        try:
+            model, found = load(**settings)
+        except NotImplementedError:
+            # gptqmodel chooses a kernel for a whole folder by its GPU, and the kernel then refuses a layer's width
+            # (Machete on a H100: what 128 does not divide); its kernel in plain torch takes every width.
+            if four_bit_compute is not None or "quantization_config" not in read_model_config(folder):
+                raise
+            with warnings.catch_warnings():  # that the stored settings hold, and the kernel alone is another
+                warnings.filterwarnings("ignore", message="You passed `quantization_config`")
+                model, found = load(**settings, quantization_config=_any_width(folder))
     except ImportError as error:
         package = "gptqmodel" if "gptq" in str(error).lower() else str(error).partition("\n")[0]
         raise MissingDependencyError(package, f"the model in {folder}", "pip install 'fieldtune[gptq]'") from error
@@ -75,6 +88,14 @@ def nf4_config(compute: "torch.dtype") -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
+
+
+def _any_width(folder: Path) -> Any:
+    """The folder's own GPTQ settings, to be run by the kernel that takes layers of every width."""
+    from transformers import GPTQConfig
+
+    stored = read_model_config(folder)["quantization_config"]
+    return GPTQConfig(bits=stored["bits"], backend="gptq_torch")
 
 
 def require_bitsandbytes() -> None:
