@@ -5,7 +5,6 @@ unexpected is handed back, because transformers fills them with random numbers a
 """
 
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,8 @@ from export.errors import MissingDependencyError, ModelError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PLAIN_KERNEL = "gptq_torch"
 
 
 class Opened(NamedTuple):
@@ -37,6 +38,7 @@ def open_model(
     `attention` names one of transformers' implementations; None leaves the choice to it. Raises ModelError when the
     folder is broken or its model is none that transformers knows.
     """
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -47,18 +49,12 @@ def open_model(
         settings["attn_implementation"] = attention
     if four_bit_compute is not None:
         settings["quantization_config"] = nf4_config(four_bit_compute)
-    load = partial(AutoModelForCausalLM.from_pretrained, folder, output_loading_info=True)
+    if four_bit_compute is None and torch.cuda.is_available():
+        settings |= _plain_kernel(folder)
     try:
-        try:
-            model, found = load(**settings)
-        except NotImplementedError:
-            # gptqmodel chooses a kernel for a whole folder by its GPU, and the kernel then refuses a layer's width
-            # (Machete on a H100: what 128 does not divide); its kernel in plain torch takes every width.
-            if four_bit_compute is not None or "quantization_config" not in read_model_config(folder):
-                raise
-            with warnings.catch_warnings():  # that the stored settings hold, and the kernel alone is another
-                warnings.filterwarnings("ignore", message="You passed `quantization_config`")
-                model, found = load(**settings, quantization_config=_any_width(folder))
+        with warnings.catch_warnings():  # that the stored settings hold, and the kernel alone is another
+            warnings.filterwarnings("ignore", message="You passed `quantization_config`")
+            model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
     except ImportError as error:
         package = "gptqmodel" if "gptq" in str(error).lower() else str(error).partition("\n")[0]
         raise MissingDependencyError(package, f"the model in {folder}", "pip install 'fieldtune[gptq]'") from error
@@ -90,12 +86,18 @@ def nf4_config(compute: "torch.dtype") -> Any:
     )
 
 
-def _any_width(folder: Path) -> Any:
-    """The folder's own GPTQ settings, to be run by the kernel that takes layers of every width."""
+def _plain_kernel(folder: Path) -> dict[str, Any]:
+    """For a GPTQ folder on a GPU: its own settings, run by gptqmodel's kernel in plain torch.
+
+    Left alone, gptqmodel takes the fastest kernel of the GPU for the whole folder. On a H100 that is Machete, which
+    fetches and compiles sources when the folder is loaded, and refuses a layer whose width 128 does not divide.
+    """
     from transformers import GPTQConfig
 
-    stored = read_model_config(folder)["quantization_config"]
-    return GPTQConfig(bits=stored["bits"], backend="gptq_torch")
+    stored = read_model_config(folder).get("quantization_config", {})
+    if stored.get("quant_method") != "gptq":
+        return {}
+    return {"quantization_config": GPTQConfig(bits=stored["bits"], backend=PLAIN_KERNEL)}
 
 
 def require_bitsandbytes() -> None:

@@ -5,6 +5,7 @@ The arithmetic is checked against an unpacking written here, from the format's l
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -360,3 +361,33 @@ def rounded(weight: NDArray[np.float32], bits: int, group_size: int) -> NDArray[
         zero = 2 ** (bits - 1)
         out[start : start + group_size] = scale * (np.clip(np.round(group / scale) + zero, 0, 2**bits - 1) - zero)
     return out
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+def test_on_a_gpu_the_kernel_is_the_one_that_takes_every_width(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import loading
+
+    with_its_own = log_probs(exported.result.folder)
+    chosen = loading._plain_kernel(exported.result.folder)
+    assert chosen["quantization_config"].backend == loading.PLAIN_KERNEL
+    assert loading._plain_kernel(exported.source.folder) == {}
+    monkeypatch.setattr(hf, "open_model", partial(_opened_with, settings=chosen))
+    engine = hf.load_hf(Subject(name="x", engine="hf", path=exported.result.folder), vocabulary_size=None, threads=1)
+    assert engine.kernel == "TorchLinear"
+    seen = engine.log_probs(UNSEEN, range(1, len(UNSEEN))).astype(np.float64)
+    # a processor's own kernel for 4 bits rounds what it is given
+    assert (np.exp(seen) * (seen - with_its_own)).sum(axis=1).mean() < 1e-3
+
+
+def _opened_with(folder: Path, *, settings: Any, **_asked: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    from export.loading import Opened
+
+    with hf.quiet_gptqmodel(), pytest.warns(UserWarning, match="loading attributes"):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, dtype=torch.float32, device_map="cpu", **settings
+        )
+    return Opened(*loaded)
