@@ -72,7 +72,8 @@ class ImportanceUsed(Frozen):
     """The importance data a file was quantized with: what it was measured on, and how far it reaches.
 
     `tensors` had some; `without` names the quantized ones that had none; `never_active_channels` counts input channels
-    that were zero for every token.
+    that were zero for every token. `rounding` says, where it was, that the model was run less precisely than its
+    weights ask for.
     """
 
     rows: int
@@ -80,6 +81,7 @@ class ImportanceUsed(Frozen):
     tensors: int
     without: tuple[str, ...] = ()
     never_active_channels: int = 0
+    rounding: str = ""
 
 
 class QuantizedModel(StageResult):

@@ -143,6 +143,21 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def torch_device() -> str:
+    """Where torch runs a model here: the first GPU, or the processor."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def forget_device_peak_memory() -> None:
+    """Begins `device_peak_memory_bytes` anew, for one of several works in a process. Does nothing without a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def device_peak_memory_bytes() -> int | None:
     """The most that torch has held on the GPU in this process; None without one, or in a process without torch.
 

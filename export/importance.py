@@ -29,6 +29,7 @@ IMPORTANCE_FILE = "importance.imatrix"
 SUMS, COUNTS = ".in_sum2", ".counts"
 # Kept beside the file's own keys: the hashes of the rows, by which a held-out row would be found among them.
 _ROWS_KEY = "fieldtune.calibration_rows_sha256"
+_ROUNDING_KEY = "fieldtune.rounding"
 
 
 class ChannelImportance(NamedTuple):
@@ -44,10 +45,11 @@ class ChannelImportance(NamedTuple):
 
 
 class Importances(NamedTuple):
-    """Importance by GGUF tensor name, and the hashes of the rows it was measured on."""
+    """Importance by GGUF tensor name, the hashes of the rows it was measured on, and what was lost by rounding."""
 
     of: Mapping[str, ChannelImportance]
     rows_sha256: tuple[str, ...]
+    rounding: str = ""
 
     @property
     def tokens(self) -> int:
@@ -63,6 +65,7 @@ class Importances(NamedTuple):
             tensors=len(known),
             without=tuple(name for name in tensors if name not in self.of),
             never_active_channels=sum(entry.never_active for entry in known),
+            rounding=self.rounding,
         )
 
 
@@ -76,14 +79,15 @@ def gather(folder: Path, rows: Sequence[Sequence[int]]) -> Importances:
     """
     import torch
 
+    from export.hardware import torch_device
     from export.loading import open_model
     from export.precision import best_precision
 
     rows = [row for row in rows if row]
     if not rows:
         raise ExportError("importance data needs calibration rows, and was given none. Give the recipe training rows.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_model(folder, dtype=best_precision(folder).dtype, device=device).model.eval()
+    device, precision = torch_device(), best_precision(folder)
+    model = open_model(folder, dtype=precision.dtype, device=device).model.eval()
     layers = _linear_layers(model)
     sums = {name: torch.zeros(layer.in_features, dtype=torch.float64, device=device) for name, layer in layers.items()}
     tokens = dict.fromkeys(layers, 0)
@@ -94,7 +98,7 @@ def gather(folder: Path, rows: Sequence[Sequence[int]]) -> Importances:
     for handle in handles:
         handle.remove()
     found = _by_gguf_name(folder, layers, {name: sums[name] / tokens[name] for name in sums}, tokens)
-    return Importances(found, tuple(map(row_sha256, rows)))
+    return Importances(found, tuple(map(row_sha256, rows)), precision.rounding)
 
 
 def _linear_layers(model: Any) -> dict[str, Any]:
@@ -163,6 +167,8 @@ def write_importances(importances: Importances, path: Path) -> None:
     writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, rows)
     writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, max(1, round(importances.tokens / rows)))
     writer.add_array(_ROWS_KEY, list(importances.rows_sha256))
+    if importances.rounding:
+        writer.add_string(_ROUNDING_KEY, importances.rounding)
     for name, entry in importances.of.items():
         sums = entry.mean_squares.astype(np.float64) * entry.tokens
         writer.add_tensor(f"{name}{SUMS}", sums.astype(np.float32)[None])
@@ -184,4 +190,4 @@ def read_importances(path: Path) -> Importances:
     for name in names:
         count = float(rows_of(stored[f"{name}{COUNTS}"], 0, 1)[0, 0])
         found[name] = ChannelImportance(int(count), rows_of(stored[f"{name}{SUMS}"], 0, 1)[0] / count)
-    return Importances(found, tuple(content.metadata.get(_ROWS_KEY, ())))
+    return Importances(found, tuple(content.metadata.get(_ROWS_KEY, ())), content.metadata.get(_ROUNDING_KEY, ""))

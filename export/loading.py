@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from export.artifacts import read_model_config
 from export.errors import MissingDependencyError, ModelError
+from export.hardware import torch_device
+from export.readers.folder import packed_settings, refuse_broken_settings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# gptqmodel's kernel in plain torch, as its settings call it.
 PLAIN_KERNEL = "gptq_torch"
 
 
@@ -38,7 +41,6 @@ def open_model(
     `attention` names one of transformers' implementations; None leaves the choice to it. Raises ModelError when the
     folder is broken or its model is none that transformers knows.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -49,10 +51,11 @@ def open_model(
         settings["attn_implementation"] = attention
     if four_bit_compute is not None:
         settings["quantization_config"] = nf4_config(four_bit_compute)
-    if four_bit_compute is None and torch.cuda.is_available():
+    elif torch_device() != "cpu":
         settings |= _plain_kernel(folder)
     try:
-        with warnings.catch_warnings():  # that the stored settings hold, and the kernel alone is another
+        with warnings.catch_warnings():
+            # that of a GPTQ folder's settings the stored ones hold, and the kernel alone is ours
             warnings.filterwarnings("ignore", message="You passed `quantization_config`")
             model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
     except ImportError as error:
@@ -92,12 +95,14 @@ def _plain_kernel(folder: Path) -> dict[str, Any]:
     Left alone, gptqmodel takes the fastest kernel of the GPU for the whole folder. On a H100 that is Machete, which
     fetches and compiles sources when the folder is loaded, and refuses a layer whose width 128 does not divide.
     """
+    config = read_model_config(folder)
+    refuse_broken_settings(config)
+    declared = config.get("quantization_config") or {}
+    if declared.get("quant_method") != "gptq" or (packed := packed_settings(config)) is None:
+        return {}
     from transformers import GPTQConfig
 
-    stored = read_model_config(folder).get("quantization_config", {})
-    if stored.get("quant_method") != "gptq":
-        return {}
-    return {"quantization_config": GPTQConfig(bits=stored["bits"], backend=PLAIN_KERNEL)}
+    return {"quantization_config": GPTQConfig(bits=packed.bits, backend=PLAIN_KERNEL)}
 
 
 def require_bitsandbytes() -> None:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from export.weights import weight_facts
 
-# What measuring takes on a GPU beside weights in float32: activations and a cache for a batch of prompts, and CUDA.
-_BESIDE_WEIGHTS_BYTES = 3_000_000_000
+# What measuring takes on a GPU beside weights in float32: activations and a cache for a batch of prompts, and CUDA. Of
+# models up to 8 billion weights; our guess, not measured.
+BESIDE_WEIGHTS_BYTES = 3_000_000_000
 
 
 class Precision(NamedTuple):
@@ -22,13 +23,16 @@ class Precision(NamedTuple):
 
 
 def best_precision(folder: Path) -> Precision:
-    """float32 on a processor, and on a GPU that has the memory for it; else the type that is stored, which is told."""
+    """float32 on a processor, and on a GPU that has the memory for it; else the type that is stored, which is told.
+
+    Raises ModelError for weights that cannot be read.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return Precision(torch.float32)
     facts = weight_facts(folder)
-    needed, free = 4 * facts.weights + _BESIDE_WEIGHTS_BYTES, torch.cuda.mem_get_info()[0]
+    needed, free = 4 * facts.weights + BESIDE_WEIGHTS_BYTES, torch.cuda.mem_get_info()[0]
     if needed <= free:
         return Precision(torch.float32)
     stored, _ = max(facts.tensor_types.items(), key=lambda kind: kind[1])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from export.artifacts import read_model_config
 from export.engines._base import ROWS_AT_ONCE, Engine, Generation, Subject, require_beginning, require_positions
 from export.errors import EngineError, MissingDependencyError, ModelError
+from export.hardware import torch_device
 from export.loading import open_model, open_tokenizer
 from export.precision import Precision, best_precision
 
@@ -45,12 +46,9 @@ def load_hf(subject: Subject, *, vocabulary_size: int | None, threads: int) -> "
     import torch
 
     torch.set_num_threads(threads)
-    precision = _precision(subject)
-    model = _load_model(subject, precision.dtype)
+    model, rounding = _load_model(subject)
     tokenizer = open_tokenizer(_tokenizer_folder(subject))
-    engine = HfEngine(model, vocabulary_size or len(tokenizer), _stop_ids(model, tokenizer))
-    engine.rounding = precision.rounding
-    return engine
+    return HfEngine(model, vocabulary_size or len(tokenizer), _stop_ids(model, tokenizer), rounding)
 
 
 class HfEngine(Engine):
@@ -58,7 +56,7 @@ class HfEngine(Engine):
 
     prompts_at_once = GENERATION_BATCH
 
-    def __init__(self, model: Any, vocabulary_size: int, stop_ids: tuple[int, ...]) -> None:
+    def __init__(self, model: Any, vocabulary_size: int, stop_ids: tuple[int, ...], rounding: str = "") -> None:
         from transformers import GenerationConfig
 
         rows = int(model.get_output_embeddings().weight.shape[0])
@@ -70,6 +68,7 @@ class HfEngine(Engine):
         self.model = model
         self.vocabulary_size = vocabulary_size
         self.stop_ids = stop_ids
+        self.rounding = rounding
         # A model's own file often holds sampling settings, which greedy decoding would warn about and ignore.
         model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=list(stop_ids) or None, pad_token_id=stop_ids[0] if stop_ids else 0
@@ -236,28 +235,32 @@ def _eager() -> Iterator[None]:
 
 def _precision(subject: Subject) -> Precision:
     """The best there is for dense weights; the type of training for NF4; for packed weights their kernel's own."""
-    import torch
-
     if subject.four_bit_compute is not None:
         # bitsandbytes computes in the type of what a layer is given, whatever its settings say
+        import torch
+
         return Precision(getattr(torch, subject.four_bit_compute))
-    if torch.cuda.is_available() and "quantization_config" in read_model_config(subject.path):
+    if torch_device() != "cpu" and "quantization_config" in read_model_config(subject.path):
         return Precision("auto")
     return best_precision(subject.path)
 
 
-def _load_model(subject: Subject, dtype: Any) -> Any:
+def _load_model(subject: Subject) -> tuple[Any, str]:
+    """The model, and what of its weights' precision is lost in how it is computed."""
     config = read_model_config(subject.path)
-    compute = None if subject.four_bit_compute is None else dtype
     try:
+        precision = _precision(subject)
+        compute = None if subject.four_bit_compute is None else precision.dtype
         with quiet_gptqmodel() if "quantization_config" in config else contextlib.nullcontext():
-            model, found = open_model(subject.path, dtype=dtype, four_bit_compute=compute, device=_device())
+            model, found = open_model(
+                subject.path, dtype=precision.dtype, four_bit_compute=compute, device=torch_device()
+            )
     except ModelError as error:
         raise EngineError(str(error)) from error
     _refuse_wrong_weights(subject.path, found)
     if subject.adapter is not None:
         model = _attach(model, subject.adapter)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), precision.rounding
 
 
 def _refuse_wrong_weights(path: Path, found: dict[str, Any]) -> None:
@@ -285,12 +288,6 @@ def _attach(model: Any, adapter: Path) -> Any:
             return PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError, RuntimeError, UserWarning) as error:
         raise EngineError(f"the adapter in {adapter} does not fit the model: {error}") from error
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def _tokenizer_folder(subject: Subject) -> Path:

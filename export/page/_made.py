@@ -125,7 +125,8 @@ def _importance(subject: SubjectRecord) -> str:
     without = f", none for {', '.join(used.without)}" if used.without else ""
     never = f", {used.never_active_channels:,} channels never active" if used.never_active_channels else ""
     measured = f"importance measured on {used.rows:,} training rows ({used.tokens:,} tokens)"
-    return f"{measured} for {used.tensors:,} matrices{without}{never}"
+    rounding = f", {used.rounding}" if used.rounding else ""
+    return f"{measured} for {used.tensors:,} matrices{without}{never}{rounding}"
 
 
 def fallback_rows(report: Report) -> tuple[tuple[FallbackRow, ...], tuple[FallbackRow, ...]]:

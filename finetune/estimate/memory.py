@@ -9,8 +9,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from export.frozen import Frozen
 from export.hardware import ComputeDtype
+from export.precision import BESIDE_WEIGHTS_BYTES
 from finetune.base_model import PLAIN_ATTENTION_TOKENS
 from finetune.estimate.architecture import Architecture
+from finetune.estimate.hardware import Hardware
 from finetune.methods import Footprint
 
 BYTES_OF: dict[ComputeDtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,7 +31,8 @@ _TILE_WORK_BYTES = 7 * _FLOAT32 + 1
 _HOLES = 1.3
 # Resident size of Python with torch, transformers, peft and trl, measured; and of a CUDA context with its libraries.
 _PROCESS_BYTES = {"cpu": 1_000_000_000, "gpu": 600_000_000}
-# Share of the sum by which a run's peak was seen to differ (tests/benchmarks/estimate.py); of GPUs it is a guess.
+# Share of the sum by which a run's peak was seen to differ (tests/benchmarks/estimate.py). Of GPUs it is a guess,
+# within which three trainings of half a billion weights lay on a H100 (tests/finetune/test_on_gpu.py).
 ERROR_SHARE = {"cpu": 0.25, "gpu": 0.35}
 
 
@@ -139,10 +142,15 @@ def merging_bytes(model: Architecture) -> float:
     return model.parameters * (_FLOAT32 + 2) + _PROCESS_BYTES["cpu"]
 
 
-def checking_bytes(model: Architecture, hardware: Machine) -> float:
-    """Measuring: one subject at a time, in its own process; the largest is a 16-bit folder on transformers."""
-    mapped = model.parameters * 2 if hardware.kind == "cpu" else 0
-    return model.parameters * BYTES_OF[hardware.dtype] + mapped + _process(hardware)
+def checking_bytes(model: Architecture, hardware: Hardware) -> float:
+    """Measuring: one subject at a time, in its own process; the largest is a 16-bit folder on transformers.
+
+    On a GPU it is held in float32 where that fits (export.precision).
+    """
+    if hardware.kind == "gpu":
+        in_float32 = model.parameters * _FLOAT32 + BESIDE_WEIGHTS_BYTES
+        return in_float32 if in_float32 <= hardware.memory_bytes else model.parameters * 2 + BESIDE_WEIGHTS_BYTES
+    return model.parameters * (BYTES_OF[hardware.dtype] + 2) + _process(hardware)  # its file is mapped, in 16 bits
 
 
 def _held_weights(model: Architecture, footprint: Footprint, size: int) -> float:

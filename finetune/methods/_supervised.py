@@ -19,7 +19,7 @@ from export.chat import Conversation, encode
 from export.chat_tokenizer import load_tokenizer
 from export.engines.hf import quiet_gptqmodel
 from export.errors import TrainingError
-from export.hardware import keep_freed_memory
+from export.hardware import forget_device_peak_memory, keep_freed_memory
 from finetune.base_model import BaseModelSource, copy_tokenizer
 from finetune.methods._base import Method, TrainingResult
 from finetune.methods._footprint import Footprint, LoraSize
@@ -117,6 +117,7 @@ class Supervised(Method):
             "train": dataset(tokenizer, splits.conversations("train"), thinking=base.thinking),
             "valid": dataset(tokenizer, splits.conversations("valid"), thinking=base.thinking),
         }
+        forget_device_peak_memory()
         steps = self._steps(len(rows["train"]))
         progress = TrainingProgress(steps)
         trainer = self._trainer(base, tokenizer, rows, steps, checkpoints, seed, progress)

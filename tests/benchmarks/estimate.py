@@ -18,14 +18,16 @@ from finetune.yaml_text import read_yaml
 
 def main(folders: list[str]) -> None:
     """Memory and time of each run folder, predicted and measured."""
-    machine = find_hardware("two_cores")
     for folder in map(Path, folders):
         recipe = Recipe.model_validate(read_yaml(folder / "recipe.yaml"))
         took = json.loads((folder / "adapter/manifest.json").read_text(encoding="utf-8"))["result"]
+        on_gpu = took.get("device_peak_memory_bytes")
+        machine = find_hardware("this_machine" if on_gpu else "two_cores")
+        held = on_gpu or took["peak_memory_bytes"]
         found = estimate(recipe, machine.model_copy(update={"dtype": took["dtype"]}))
         print(
             f"{folder.name:24} memory {found.training_bytes / 1e9:5.2f} GB, measured "
-            f"{took['peak_memory_bytes'] / 1e9:5.2f} GB ({found.training_bytes / took['peak_memory_bytes']:.2f})"
+            f"{held / 1e9:5.2f} GB ({found.training_bytes / held:.2f})"
         )
         if took["dtype"] == machine.dtype:  # the table's speed is that of its own computing type
             reached = found.seconds.low * machine.efficiency[1] / took["seconds"]

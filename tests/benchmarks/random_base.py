@@ -24,13 +24,11 @@ def build_base(name: str, folder: Path) -> Path:
     settings = dict(known["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     tiny = tiny_models.build(folder.with_name(folder.name + "-tokenizer"), "qwen2", tied=True, hidden_size=64)
-    tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    stops = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
-    model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[1], do_sample=False)
+    model.generation_config = GenerationConfig.from_pretrained(tiny.folder)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny.folder).save_pretrained(folder)
     return folder
 
 

@@ -108,6 +108,15 @@ def test_divergence_is_over_tokens_and_absent_for_the_reference():
     assert _numbers(Divergence(), _seen(reference=None)) == {}
 
 
+def test_a_divergence_says_whose_rounding_is_in_it():
+    told = _numbers(Divergence(), _seen())["kl_mean"].note
+    assert "rounding" not in told
+    own = _numbers(Divergence(), _seen().model_copy(update={"rounding": "computed in bf16"}))["kl_mean"].note
+    assert own.endswith("x was computed in bf16; part of the divergence is that rounding")
+    theirs = _seen().model_copy(update={"reference_rounding": "computed in f16"})
+    assert "the reference was computed in f16; part of" in _numbers(Divergence(), theirs)["kl_mean"].note
+
+
 def test_exact_match_as_text_and_as_json():
     assert _numbers(ExactMatch(), _seen())["exact_match"].value == 0.5
     # as JSON the first matches whatever its key order; the second reference is no JSON and so matches nothing

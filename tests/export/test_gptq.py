@@ -5,7 +5,6 @@ The arithmetic is checked against an unpacking written here, from the format's l
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from export import loading
 from export.artifacts import ModelFolder, QuantizedModel, read_model_config
 from export.engines import Subject, hf
 from export.errors import ExportError
@@ -23,7 +23,7 @@ from export.formats._gptq_plan import LinearLayer, Plan, check_blocks_take_the_s
 from export.formats.gptq import Gptq
 from export.quantization_record import QuantizationRecord, row_sha256
 from export.readers.folder import open_tensors
-from tests.export import tiny_models
+from tests.export import predictions, tiny_models
 
 ROWS = [[int(i) for i in np.random.default_rng(row).integers(0, 400, 60)] for row in range(40)]
 UNSEEN = [int(i) for i in np.random.default_rng(99).integers(0, 400, 200)]
@@ -86,11 +86,7 @@ def no_compiler() -> Iterator[None]:
 
 
 def log_probs(folder: Path) -> NDArray[np.float32]:
-    engine = hf.load(Subject(name="x", engine="hf", path=folder), vocabulary_size=None, threads=1)
-    try:
-        return engine.log_probs(UNSEEN, range(1, len(UNSEEN)))
-    finally:
-        engine.close()
+    return predictions.log_probs(folder, UNSEEN)
 
 
 def mean_kl(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -367,27 +363,12 @@ def rounded(weight: NDArray[np.float32], bits: int, group_size: int) -> NDArray[
 def test_on_a_gpu_the_kernel_is_the_one_that_takes_every_width(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import loading
-
     with_its_own = log_probs(exported.result.folder)
-    chosen = loading._plain_kernel(exported.result.folder)
-    assert chosen["quantization_config"].backend == loading.PLAIN_KERNEL
-    assert loading._plain_kernel(exported.source.folder) == {}
-    monkeypatch.setattr(hf, "open_model", partial(_opened_with, settings=chosen))
+    dense = log_probs(exported.source.folder)
+    monkeypatch.setattr(loading, "torch_device", lambda: "cuda:0")
     engine = hf.load_hf(Subject(name="x", engine="hf", path=exported.result.folder), vocabulary_size=None, threads=1)
     assert engine.kernel == "TorchLinear"
-    seen = engine.log_probs(UNSEEN, range(1, len(UNSEEN))).astype(np.float64)
+    seen = engine.log_probs(UNSEEN, range(1, len(UNSEEN)))
     # a processor's own kernel for 4 bits rounds what it is given
-    assert (np.exp(seen) * (seen - with_its_own)).sum(axis=1).mean() < 1e-3
-
-
-def _opened_with(folder: Path, *, settings: Any, **_asked: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    from export.loading import Opened
-
-    with hf.quiet_gptqmodel(), pytest.warns(UserWarning, match="loading attributes"):
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, dtype=torch.float32, device_map="cpu", **settings
-        )
-    return Opened(*loaded)
+    assert predictions.divergence(seen, with_its_own) < 1e-3
+    assert np.array_equal(log_probs(exported.source.folder), dense)

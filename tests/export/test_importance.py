@@ -96,10 +96,17 @@ def test_what_is_written_is_read(found, tmp_path):
     write_importances(found, path)
     again = read_importances(path)
     assert again.rows_sha256 == found.rows_sha256
+    assert again.rounding == ""
     assert again.of.keys() == found.of.keys()
     for name, entry in again.of.items():
         assert entry.tokens == found.of[name].tokens
         np.testing.assert_allclose(entry.mean_squares, found.of[name].mean_squares, rtol=1e-6)
+
+
+def test_what_was_lost_by_rounding_goes_with_it(found, tmp_path):
+    write_importances(found._replace(rounding="computed in bf16"), tmp_path / "rounded.imatrix")
+    again = read_importances(tmp_path / "rounded.imatrix")
+    assert again.used_for(list(again.of)).rounding == "computed in bf16"
 
 
 def test_a_model_file_is_no_importance_data(tiny, tmp_path):

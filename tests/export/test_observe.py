@@ -105,6 +105,8 @@ def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tm
 class _Engine(Engine):
     """An engine that knows nothing: uniform predictions and one-token answers."""
 
+    rounding = "computed in fewer bits"
+
     def log_prob_blocks(self, ids, positions):
         import numpy as np
 
@@ -138,4 +140,5 @@ def test_peak_memory_adds_what_torch_held_on_a_device(tmp_path, monkeypatch, cud
     assert main() == 0
     seen = Observed(folder=tmp_path, subject="the subject").read()
     assert seen.peak_memory_bytes == 100 + on_device
+    assert seen.rounding == "computed in fewer bits"
     assert seen.tokens_per_second == (2.0, 2.0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from export.errors import ModelError, RecipeError
+from export.precision import BESIDE_WEIGHTS_BYTES
 from export.weights import weight_facts
 from finetune import cli, shipped
 from finetune.base_model import ModelSettings
@@ -343,6 +344,14 @@ def test_the_command_tells_every_part_and_validate_a_line(work, capsys):
     assert "estimate: 5,771,264 parameters; training takes " in capsys.readouterr().out
     assert cli.main(["validate", "recipe.yaml", "--set", "model.name=owner/name"]) == 0
     assert "estimate: none. the dimensions of owner/name are not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gpu", "bytes_per_weight"), [("h100", 4), ("t4", 2)])
+def test_measuring_on_a_gpu_takes_float32_where_it_fits(gpu, bytes_per_weight):
+    (seven,) = (entry for entry in BASES if "Qwen2.5-7B" in entry["names"])
+    model = from_config(seven["config"], "Qwen2.5-7B")
+    beside = memory.checking_bytes(model, find_hardware(gpu)) - bytes_per_weight * model.parameters
+    assert beside == BESIDE_WEIGHTS_BYTES
 
 
 @pytest.mark.parametrize(

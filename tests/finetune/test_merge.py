@@ -54,6 +54,13 @@ def _merged(base, tmp_path, **adapter):
     return merge(_adapter(base, tmp_path / "adapter", **adapter), source, out, onto="16bit", dtype="bfloat16")
 
 
+def test_a_training_tells_what_it_held_of_a_gpu(model, tmp_path):
+    adapter = _adapter(model, tmp_path / "adapter")
+    assert "GPU" not in adapter.outcome()
+    on_gpu = adapter.model_copy(update={"device_peak_memory_bytes": 2_500_000_000})
+    assert on_gpu.outcome().endswith("GB of memory and 2.5 GB of the GPU's")
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 def test_merged_weights_are_base_plus_scaled_product(model, tmp_path, rslora):
     merged = _merged(model, tmp_path, rslora=rslora)

@@ -1,7 +1,6 @@
 """Training on an NVIDIA device: against the same on this machine's processor, and against what was estimated."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,13 @@ from finetune.estimate import estimate, find_hardware
 from finetune.estimate.memory import ERROR_SHARE
 from finetune.recipe import load
 from tests.benchmarks.random_base import build_base
+from tests.processor import processor_only
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA device here"),
 ]
 
-ROOT = Path(__file__).parents[2]
 ROWS = [{"question": f"What is {n}?", "answer": "It is " + f"{n} " * (1 + n % 7)} for n in range(40)]
 LONG_ROWS = [{"question": f"What is {n}?", "answer": f"{n} " + "It is so and it goes on. " * 40} for n in range(160)]
 RECIPE = """\
@@ -57,9 +56,8 @@ def test_training_goes_as_on_a_processor(model, start_in_folder, form):
     settings = _overrides(FORMS[form])
     assert cli.main(["train", "recipe.yaml", "--out", "device", *settings]) == 0
     command = [sys.executable, "-m", "finetune", "train", "recipe.yaml", "--out", "processor", *settings]
-    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command += ["--set", "model.dtype=bfloat16"]
-    subprocess.run(command, check=True, capture_output=True, env=hidden)
+    subprocess.run(command, check=True, capture_output=True, env=processor_only())
     device, processor = _result(Path("device")), _result(Path("processor"))
     assert device["dtype"] == "bfloat16"
     assert device["device_peak_memory_bytes"] > 0
@@ -79,9 +77,7 @@ def half_billion(tmp_path_factory):
 def test_the_device_memory_is_within_the_error_that_is_told(half_billion, start_in_folder, form):
     work = start_in_folder(RECIPE.format(model=half_billion), LONG_ROWS)
     settings = ["train.batch_size=16", "train.accumulation=2", "train.learning_rate=1e-4", *FORMS[form]]
-    command = [sys.executable, "-m", "finetune", "train", "recipe.yaml", "--out", "run", *_overrides(settings)]
-    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    subprocess.run(command, check=True, capture_output=True, env=paths)
+    assert cli.main(["train", "recipe.yaml", "--out", "run", *_overrides(settings)]) == 0
     told = estimate(load(work / "recipe.yaml", settings), find_hardware("this_machine"))
     result = _result(work / "run")
     assert told.trained_parameters == result["trainable_parameters"]
