@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from export.artifacts import read_model_config
 from export.chat_template import thinking_is_ignored
 from export.chat_tokenizer import load_tokenizer
-from export.errors import FieldtuneError, RecipeError
+from export.errors import DataError, FieldtuneError, RecipeError
 from export.formats import Format
 from export.formats.target import Target
 from export.plugins import Chosen
@@ -119,16 +119,29 @@ def _template(settings: DataSettings, seed: int) -> ChosenTemplate | None:
 
 
 def _rows(settings: DataSettings, seed: int, chosen: ChosenTemplate | None) -> str:
-    """What was seen of the rows. Raises DataError at the first that cannot be read or, with a template, mapped."""
+    """What was seen of the rows. Raises DataError where some cannot be read or, with a template, mapped.
+
+    Unless the contract lets such rows be dropped: then they are told.
+    """
     if settings.origin in ("hf", "modelscope"):
         return _LATER
     mapper = None if chosen is None else chosen.mapper(settings)
     count = 0
+    problems: list[str] = []
     for row in islice(read_rows(settings, seed=seed, offline=True), ROWS_LOOKED_AT):
         count += 1
-        if mapper is not None:
-            mapper.conversation(row)
-    return f"({'first' if count == ROWS_LOOKED_AT else 'all'} {count} rows fit the template)"
+        try:
+            row.whole() if mapper is None else mapper.conversation(row)
+        except DataError as error:
+            problems.append(str(error))
+    these = f"{'first' if count == ROWS_LOOKED_AT else 'all'} {count} rows"
+    if not problems:
+        return f"({these} fit the template)"
+    others = len(problems) - 1
+    more = f" (of the {these.removeprefix('all ')}, {others} more cannot be used)" if others else ""
+    if len(problems) == count or not settings.contract.drops_broken:
+        raise DataError(f"{problems[0]}{more}")
+    return f"({these}: {len(problems)} cannot be used and will be dropped, as data.contract allows: {problems[0]})"
 
 
 def _model_config(settings: ModelSettings) -> dict[str, Any] | None:

@@ -12,9 +12,11 @@ from export.report import Report, held_out_rows, scored_tokens
 from export.retained import Retained
 from export.wording.sentences import comparison_sentence, finding_sentence, units_of
 from export.wording.table import category_lines, table
-from export.wording.values import all_alike, check_name
+from export.wording.training import not_learned
+from export.wording.values import all_alike, check_name, plain, unit_of
 
 if TYPE_CHECKING:
+    from finetune.learning_curve import CurvePoint
     from finetune.sweep import SweepReport
 
 
@@ -73,7 +75,6 @@ def show_sweep(report: "SweepReport", folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from export.wording.values import plain, unit_of
     from finetune.sweep_page import sentences
 
     drawn = Table(title=f"{report.name}: mean over seeds (90 % interval)", title_justify="left", box=SIMPLE_HEAD)
@@ -85,12 +86,18 @@ def show_sweep(report: "SweepReport", folder: Path) -> None:
         if point.low is not None and point.high is not None:
             interval = f"{plain(point.low * factor)} to {plain(point.high * factor)}"
         value = plain(point.value * factor)
-        drawn.add_row(point.check, f"{point.tokens:,.0f}", f"{point.rows:,.0f}", value, interval, f"{point.n_rows:,}")
+        drawn.add_row(_named(point), f"{point.tokens:,.0f}", f"{point.rows:,.0f}", value, interval, f"{point.n_rows:,}")
     console = Console()
     console.print(drawn)
     for line in sentences(report):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report: {folder / 'report.html'} (and report.json)", highlight=False, soft_wrap=True)
+
+
+def _named(point: "CurvePoint") -> str:
+    """A check's name with the unit that its values are told in."""
+    unit = unit_of(point.unit).shown
+    return f"{check_name(point.check)}, {unit}" if unit else check_name(point.check)
 
 
 def _remarks(report: Report) -> list[str]:
@@ -106,6 +113,8 @@ def _remarks(report: Report) -> list[str]:
         ]
     lines += [line for kept in report.retained if (line := _kept(kept))]
     lines += _not_passed(report)
+    if (learned_nothing := not_learned(report)) is not None:
+        lines.append(learned_nothing)
     if report.safety is not None:
         lines += [_lost(item) for item in report.safety.lost]
     # spaces that do not break are for pages: nobody could search the line for what it says

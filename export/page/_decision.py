@@ -11,6 +11,7 @@ from export.compare import Comparison, Verdict
 from export.identity import Finding
 from export.report import Report, files_of, held_out_rows, judged_of, reference_of, scored_tokens
 from export.wording.sentences import Units, comparison_sentence, finding_sentence, share_of_limit, units_of
+from export.wording.training import not_learned
 from export.wording.values import about, check_name
 
 # More reasons than these say nothing that the tables below do not say.
@@ -19,13 +20,17 @@ _NAMED = 3
 
 
 class Decision(NamedTuple):
-    """The verdict, a sentence on what it means, what was judged, and the findings or checks that decided it."""
+    """The verdict, a sentence on what it means, what was judged, and the findings or checks that decided it.
+
+    `training` says where fine-tuning itself is not seen to have helped; None otherwise.
+    """
 
     verdict: Verdict
     sentence: str
     about: str
     reasons: tuple[str, ...]
     more: int
+    training: str | None
 
 
 def decide(report: Report) -> Decision:
@@ -41,6 +46,7 @@ def decide(report: Report) -> Decision:
         about=_about(report),
         reasons=tuple(reasons[:_REASONS]),
         more=max(0, len(reasons) - _REASONS),
+        training=not_learned(report),
     )
 
 

@@ -56,7 +56,7 @@ def comparison_sentence(comparison: Comparison, units: Units, *, verdict: bool =
     if comparison.limit == 0 and comparison.bound_limit is None and comparison.note:
         # rows of which none may be lost were counted, and the note says it all
         return f"{opening.removesuffix(';')}: {comparison.note}." + _would_settle(comparison)
-    sentence = f"{opening} {_change_words(comparison, units)}"
+    sentence = f"{opening} {change_words(comparison, units)}"
     if comparison.verdict != "pass":
         note = f" ({comparison.note})" if comparison.note else ""
         return f"{sentence}{note}." + _would_settle(comparison)
@@ -65,7 +65,7 @@ def comparison_sentence(comparison: Comparison, units: Units, *, verdict: bool =
     return f"{sentence}{used}."
 
 
-def _change_words(comparison: Comparison, units: Units) -> str:
+def change_words(comparison: Comparison, units: Units) -> str:
     """The change with its interval, what is allowed of it, and what it stands on."""
     unit = units.unit(comparison)
     parts = [change_text(comparison, unit)]

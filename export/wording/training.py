@@ -1,9 +1,15 @@
-"""How a model was trained, in a few words, from the recipe of its report."""
+"""How a model was trained, in a few words, and whether that taught it anything that its answers show."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from export.wording.values import plain
+from export.check_names import read_name
+from export.compare import NONE_LOST, Comparison
+from export.report import Report
+from export.wording.sentences import change_words, units_of
+from export.wording.values import check_name, plain
+
+_NO_SCORES = NONE_LOST | {"same_top_token"}
 
 
 def training_words(recipe: Mapping[str, Any]) -> str:
@@ -23,3 +29,34 @@ def training_words(recipe: Mapping[str, Any]) -> str:
 def _rate(train: Mapping[str, Any]) -> str:
     rate = train.get("learning_rate")
     return f"; learning rate {plain(rate)}" if isinstance(rate, float) else ""
+
+
+def not_learned(report: Report) -> str | None:
+    """What is to be said where fine-tuning is not seen to have made the held-out answers better than the base's.
+
+    The verdict is on what merging and quantizing cost: it passes a model that learned nothing too. Scores of answers
+    decide, and where none is measured the perplexity; better is an interval that lies wholly on that side. None where
+    something is better, and where the base was not measured.
+    """
+    if not training_words(report.recipe):  # a comparison, whose reference may be called base too
+        return None
+    steps = [c for c in report.comparisons if c.before == "base" and not read_name(c.check).companion]
+    units = units_of(report)
+    scores = [c for c in steps if units.unit(c) == "share" and c.check not in _NO_SCORES]
+    told = scores or [c for c in steps if c.check == "perplexity"]
+    if not told or any(_better(c, higher=bool(scores)) for c in told):
+        return None
+    after = told[0].after
+    said = "; ".join(f"{check_name(c.check)} {change_words(c, units)}" for c in told)
+    return (
+        f"fine-tuning: {after} is not seen to do better than the base on the held-out rows ({said}). The verdict is on "
+        "what became of the fine-tuned model, not on what it learned: train longer (train.epochs, train.max_steps), "
+        "with another train.learning_rate, on more rows, or from a larger base."
+    )
+
+
+def _better(change: Comparison, *, higher: bool) -> bool:
+    if change.interval is None:
+        return False
+    low, high = change.interval
+    return low > 0 if higher else high < 1

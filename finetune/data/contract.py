@@ -65,7 +65,7 @@ def _of_reading(settings: DataSettings, intake: Intake) -> list[_Found]:
     return [
         _Found(
             "broken_share",
-            "rows that do not fit the template",
+            "rows that cannot be read or do not fit the template",
             dropped["broken"],
             intake.read,
             tuple(intake.broken[:5]),
@@ -157,7 +157,7 @@ _OF_OVERLAPS: dict[OverlapKind, tuple[str, str, str]] = {
     ),
     "ngram": (
         "overlap_ngram_share",
-        "held-out rows that share 13 words in a row with a training row",
+        "held-out rows that share 13 words (Chinese: characters) in a row with a training row",
         "Look at the pairs in the report: a shared passage makes held-out rows easier than new ones.",
     ),
 }

@@ -146,10 +146,11 @@ def _take(
     if settings.template == "auto":
         say(f"data: the template {chosen.name!r} is chosen by {chosen.chosen_by} (data.template names another)")
     rows, sampled_out = _sample(read_rows(settings, seed=seed, offline=offline), settings.rows, seed)
-    tolerated = settings.contract.broken_share is None or settings.contract.broken_share > 0
     path = folder / _KEPT
     try:
-        with opened(path, max_tokens=settings.max_tokens, tolerated=tolerated, mask=settings.mask_personal) as intake:
+        with opened(
+            path, max_tokens=settings.max_tokens, tolerated=settings.contract.drops_broken, mask=settings.mask_personal
+        ) as intake:
             intake.keep(intake.take(rows, chosen.mapper(settings)), tokenizer, thinking=thinking)
             taken = _Taken(intake, chosen, sampled_out)
             if not intake.kept:

@@ -37,13 +37,16 @@ class ChosenTemplate(NamedTuple):
 
 
 def read_rows(settings: DataSettings, *, seed: int, offline: bool) -> Iterator[Row]:
-    """The rows, one by one, from wherever they come. Raises DataError for the first that cannot be read."""
+    """The rows, one by one, from wherever they come, those of a file that cannot be read among them (`Row.problem`).
+
+    Raises DataError where nothing can be read.
+    """
     if settings.origin == "generated":
         assert settings.rows is not None, "the settings ask for it"
         made = made_rows(settings.path.partition(":")[2], settings.rows, seed)
         return (Row(dict(fields), f"{settings.path}, row {n}") for n, fields in enumerate(made, start=1))
     if settings.origin == "local":
-        return sources.read_rows(Path(settings.path).expanduser(), encoding=settings.encoding)
+        return sources.read_rows_and_broken(Path(settings.path).expanduser(), encoding=settings.encoding)
     snapshot = hub.download_dataset(settings.path, revision=settings.revision, offline=offline)
     return sources.read_snapshot(snapshot, settings.path, split=settings.split, subset=settings.subset)
 
@@ -64,7 +67,8 @@ def choose_template(settings: DataSettings, rows: Callable[[], Iterable[Row]]) -
     if settings.origin == "generated":
         name, because = settings.path.partition(":")[2], "the generator"
     else:
-        detected = formats.detect(list(islice(rows(), _ROWS_LOOKED_AT)))
+        first = list(islice(rows(), _ROWS_LOOKED_AT))
+        detected = formats.detect([row for row in first if not row.problem] or [row.whole() for row in first])
         name, because = detected.template, f"the rows' form: {detected.because}"
     path = template.find(name)
     return ChosenTemplate(name, template.load(path), template.sha256(path), because)

@@ -23,7 +23,8 @@ class Contract(Frozen):
 
     broken_share: Share | None = Field(
         default=0.0,
-        description="Share of the rows that may not fit the template; above 0 such rows are dropped and counted.",
+        description="Share of the rows that may be broken (unreadable, or unfit for the template); above 0 such rows "
+        "are dropped and counted.",
     )
     empty_share: Share | None = Field(default=0.05, description="Share of the rows that may lack a prompt or answer.")
     too_long_share: Share | None = Field(
@@ -52,8 +53,8 @@ class Contract(Frozen):
     )
     overlap_ngram_share: Share | None = Field(
         default=None,
-        description="Share of the held-out rows that may share 13 words in a row with a training row; words that stand "
-        "in more than three in ten training rows are a form and not counted.",
+        description="Share of the held-out rows that may share 13 words (Chinese: characters) in a row with a training "
+        "row; words that stand in more than three in ten training rows are a form and not counted.",
     )
     outside_labels_share: Share | None = Field(
         default=0.0, description="Share of the answers that may be none of the template's labels, where it has some."
@@ -62,6 +63,11 @@ class Contract(Frozen):
         default=None,
         description="Share of the rows in which an e-mail address, a phone number or an id number may be found.",
     )
+
+    @property
+    def drops_broken(self) -> bool:
+        """Whether rows that cannot be read or do not fit the template are dropped and counted, not an error."""
+        return self.broken_share is None or self.broken_share > 0
 
 
 class DataSettings(Frozen):

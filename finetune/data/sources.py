@@ -1,7 +1,7 @@
 """Reads rows, one by one, from files or from a hub, each with the place it came from for error messages.
 
-What a row means is decided by a data template (`finetune.data.template`). A row that cannot be read is an error here
-and never skipped: a file with one broken line usually has more wrong with it than that line.
+What a row means is decided by a data template (`finetune.data.template`). A line that cannot be read is never skipped
+here: it is an error (`read_rows`), or a row that says what is wrong with it (`read_rows_and_broken`).
 """
 
 import csv
@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from export.errors import DataError
 from finetune.data.encodings import LINE_LIMIT, lines_of, text_of
@@ -24,10 +24,20 @@ JSON_LIMIT_BYTES = 512 * 2**20
 
 
 class Row(NamedTuple):
-    """One row: its fields by name, and where it stands, in words ("robot.jsonl, line 3")."""
+    """One row: its fields by name, and where it stands, in words ("robot.jsonl, line 3").
+
+    `problem` says what is wrong with a row that cannot be read, and where; such a row has no fields.
+    """
 
     fields: dict[str, Any]
     origin: str
+    problem: str = ""
+
+    def whole(self) -> "Row":
+        """The row. Raises DataError where it could not be read."""
+        if self.problem:
+            raise DataError(self.problem)
+        return self
 
 
 def read_rows(path: Path, *, encoding: Encoding = "auto") -> Iterator[Row]:
@@ -35,6 +45,15 @@ def read_rows(path: Path, *, encoding: Encoding = "auto") -> Iterator[Row]:
 
     `encoding` is that of the text files; which one auto finds, `encoding_of` says. Raises DataError when there is no
     such file, a file is of another kind or holds no rows, or a row is broken.
+    """
+    return (row.whole() for row in read_rows_and_broken(path, encoding=encoding))
+
+
+def read_rows_and_broken(path: Path, *, encoding: Encoding = "auto") -> Iterator[Row]:
+    """The rows as `read_rows` gives them, and in its place each that cannot be read by itself, with its problem.
+
+    Raises DataError as `read_rows` does, but for a broken row only where nothing behind it can be trusted either: a
+    quote that is not closed, a value that is the whole file.
     """
     for file in files_of(path):
         count = 0
@@ -107,10 +126,12 @@ def _read_jsonl(path: Path, encoding: Encoding) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             if line.isspace():
                 continue
-            _refuse_json(line, error, f"{where}{number}", first_line=number)
+            yield _broken(f"{where}{number}", _not_json(line, error, f"{where}{number}", first_line=number))
+            continue
         if type(fields) is not dict:
-            _refuse_kind(fields, f"{where}{number}")
-        yield Row(fields, f"{where}{number}")
+            yield _broken(f"{where}{number}", _no_object(fields))
+        else:
+            yield Row(fields, f"{where}{number}")
 
 
 def _read_json(path: Path, encoding: Encoding) -> Iterator[Row]:
@@ -126,7 +147,7 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         if not text.strip():
             return
-        _refuse_json(text, error, str(path), first_line=1)
+        raise DataError(_not_json(text, error, str(path), first_line=1)) from None
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     if not isinstance(value, list):
@@ -136,9 +157,7 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[Row]:
         )
     for number, fields in enumerate(value, start=1):
         origin = f"{path}, row {number}"
-        if not isinstance(fields, dict):
-            _refuse_kind(fields, origin)
-        yield Row(fields, origin)
+        yield Row(fields, origin) if isinstance(fields, dict) else _broken(origin, _no_object(fields))
 
 
 def _read_csv(path: Path, encoding: Encoding) -> Iterator[Row]:
@@ -155,8 +174,9 @@ def _read_csv(path: Path, encoding: Encoding) -> Iterator[Row]:
             elif cells:
                 origin = f"{path}, line {start}"
                 if len(cells) != len(header):
-                    _refuse_cells(header, cells, origin, record)
-                yield Row(dict(zip(header, cells, strict=True)), origin)
+                    yield _broken(origin, _other_cells(header, cells, record))
+                else:
+                    yield Row(dict(zip(header, cells, strict=True)), origin)
             start = reader.line_num + 1
             record.clear()
     except csv.Error as error:
@@ -219,10 +239,10 @@ def _csv_header(cells: list[str], path: Path) -> list[str]:
     return cells
 
 
-def _refuse_cells(header: list[str], cells: list[str], origin: str, record: list[str]) -> NoReturn:
+def _other_cells(header: list[str], cells: list[str], record: list[str]) -> str:
     spans = f" It spans {len(record)} lines: is a quote not closed?" if len(record) > 1 else ""
-    raise DataError(
-        f"{origin}: found {len(cells)} fields; the header has {len(header)} ({', '.join(header)}). "
+    return (
+        f"found {len(cells)} fields; the header has {len(header)} ({', '.join(header)}). "
         f"Quote fields that hold commas.{spans}"
     )
 
@@ -263,22 +283,25 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object_without_repeats)
 
 
-def _refuse_json(text: str, error: ValueError | RecursionError, origin: str, *, first_line: int) -> NoReturn:
+def _broken(origin: str, problem: str) -> Row:
+    return Row({}, origin, problem if problem.startswith(origin) else f"{origin}: {problem}")
+
+
+def _not_json(text: str, error: ValueError | RecursionError, origin: str, *, first_line: int) -> str:
+    """Where a text stops being JSON, and why."""
     if not isinstance(error, json.JSONDecodeError):
-        raise DataError(f"{origin}: {error}.") from None
+        return f"{origin}: {error}."
     place = origin if error.lineno == 1 else f"{origin}, line {first_line + error.lineno - 1}"
     near = text[max(error.pos - 20, 0) : error.pos + 20].strip()
     cut = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
     remedy = (
         " It ends before the value does: is it cut, or is a line break in a text not written as \\n?" if cut else ""
     )
-    raise DataError(
-        f"{place}, column {error.colno}: this is not JSON: {error.msg.lower()}, near {near!r}.{remedy}"
-    ) from None
+    return f"{place}, column {error.colno}: this is not JSON: {error.msg.lower()}, near {near!r}.{remedy}"
 
 
-def _refuse_kind(fields: Any, origin: str) -> NoReturn:
-    raise DataError(f"{origin}: found {kind_of(fields)}; expected an object with named fields.")
+def _no_object(fields: Any) -> str:
+    return f"found {kind_of(fields)}; expected an object with named fields."
 
 
 def kind_of(value: Any) -> str:

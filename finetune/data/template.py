@@ -140,8 +140,8 @@ class RowMapper:
         self._needed_to_ask = _needed_to_ask(template, with_system=system_prompt is None)
 
     def conversation(self, row: Row) -> Conversation:
-        """The row as a conversation. Raises DataError, naming the row, when the template does not fit it."""
-        fields = row.fields
+        """The row as a conversation. Raises DataError, naming the row, when it is broken or the template unfit."""
+        fields = row.whole().fields
         if not self._needed <= fields.keys():
             name = next(name for name in (*self.template.fields, *self._why) if name not in fields)
             raise missing(name, row, self._why.get(name, ""))
@@ -157,9 +157,9 @@ class RowMapper:
         """What the row asks: its conversation without the last answer, ending with the user's turn.
 
         The row needs no more fields than this is made of: an answer may be there or not, and is not looked at. Raises
-        DataError, naming the row, when the template does not fit it.
+        DataError, naming the row, when it is broken or the template does not fit it.
         """
-        fields = row.fields
+        fields = row.whole().fields
         for name in self._needed_to_ask:
             if name not in fields:
                 raise missing(name, row)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from export.chat import Conversation
+from export.errors import DataError
 from export.frozen import Frozen
 from finetune.data import DataSettings, read_rows
 from finetune.data.mixing import rows_for
 from finetune.data.reading import choose_template
 from finetune.data.sources import Row
+from finetune.data.template import RowMapper
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import Recipe
 
@@ -90,17 +92,28 @@ def _seen(data: DataSettings, recipe: Recipe) -> _Seen:
         return read_rows(data, seed=recipe.seed, offline=True)
 
     mapper = choose_template(data, rows).mapper(data)
-    looked_at = islice(rows(), _MEASURED_ROWS)
-    every = [conversation_tokens(mapper.conversation(row), count_tokens) for row in looked_at]
+    looked_at = list(islice(rows(), _MEASURED_ROWS))
+    usable = [mapped for row in looked_at if (mapped := _mapped(row, mapper, data)) is not None]
+    every = [conversation_tokens(conversation, count_tokens) for conversation in usable]
     kept = [length for length in every if length <= data.max_tokens]
     if not kept:
         return _assumed(data.max_tokens)
     in_file = sum(1 for _ in islice(rows(), _COUNTED_ROWS))
-    count = min(in_file, data.rows or in_file) * len(kept) / len(every)
+    count = min(in_file, data.rows or in_file) * len(kept) / len(looked_at)
     training = count * (1 - data.valid_share - data.held_out_share)
     if data.max_train_tokens is not None:
         training = min(training, data.max_train_tokens / (sum(kept) / len(kept)))
     return _Seen(lengths=kept, longest=max(kept), training=max(1, round(training)), basis=basis)
+
+
+def _mapped(row: Row, mapper: RowMapper, data: DataSettings) -> Conversation | None:
+    """The row as a conversation; None for a broken one, where the contract lets such rows be dropped."""
+    try:
+        return mapper.conversation(row)
+    except DataError:
+        if data.contract.drops_broken:
+            return None
+        raise
 
 
 def expected_longest(parts: Sequence[tuple[Sequence[float], float]], draws: int) -> float:

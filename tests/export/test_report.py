@@ -8,6 +8,7 @@ import pytest
 from export.checks import measurement
 from export.compare import Gate, compare_steps
 from export.identity import Finding
+from export.page._decision import decide
 from export.report import Report, SubjectRecord, held_out_rows, scored_tokens, write
 from export.wording.sentences import finding_sentence
 from export.wording.table import table
@@ -159,3 +160,48 @@ def test_checks_of_which_the_same_is_to_be_said_stand_in_one_line(tmp_path, caps
     printed = capsys.readouterr().out
     assert printed.count("gguf/q8_0 against merged") == 1
     assert "gguf/q8_0 against merged: JSON, by the schema: cannot tell; 0.00 points" in printed
+
+
+def _trained(base, merged, check="exact_match", unit="share"):
+    """A run's report: the base and the fine-tuned model on the same rows."""
+    scored = [("merged", merged), ("base", base)]
+    statistic = "mean" if unit == "share" else "exp_mean"
+    measured = {
+        name: [
+            measurement(check, name, values, unit=unit, higher_is_better=unit == "share", statistic=statistic),
+            measurement("stops", name, [[1.0]] * len(values), unit="share", higher_is_better=True),
+        ]
+        for name, values in scored
+    }
+    comparisons = compare_steps(measured, Gate(), four_bit_base=False, seed=0)
+    trained = {"name": "tiny", "train": {"method": "sft", "learning_rate": 1e-4}}
+    return _report(measured).model_copy(update={"comparisons": comparisons, "recipe": trained})
+
+
+_RIGHT, _WRONG = [[1.0]], [[0.0]]
+_SURE, _UNSURE = [[0.1, 0.2]], [[1.1, 1.2]]
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (_trained(_WRONG * 40, _RIGHT * 30 + _WRONG * 10), None),
+        (_trained(_WRONG * 40, _RIGHT + _WRONG * 39), "exact match +2.50 points; 90 % interval "),
+        (_trained(_RIGHT * 40, _WRONG * 40), "exact match −100.00 points"),
+        (_trained(_UNSURE * 40, _SURE * 40, "perplexity", "perplexity"), None),
+        (_trained(_SURE * 40, _UNSURE * 40, "perplexity", "perplexity"), "perplexity ×"),
+        # a comparison of two folders, one of which is called base, is no training
+        (_trained(_WRONG * 40, _WRONG * 40).model_copy(update={"recipe": {"name": "two folders"}}), None),
+    ],
+)
+def test_a_training_that_is_not_seen_to_help_is_told(report, said, tmp_path, capsys):
+    show_report(report, tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fine-tuning: ")]
+    page = decide(report).training
+    if said is None:
+        assert (lines, page) == ([], None)
+    else:
+        assert "merged is not seen to do better than the base" in lines[0]
+        assert said in lines[0]
+        assert "stops" not in lines[0]
+        assert "learning_rate" in page

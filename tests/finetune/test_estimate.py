@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from export.errors import ModelError, RecipeError
+from export.errors import DataError, ModelError, RecipeError
 from export.precision import BESIDE_WEIGHTS_BYTES
 from export.weights import weight_facts
 from finetune import cli, shipped
@@ -266,6 +266,14 @@ def test_rows_that_are_here_are_counted_and_others_are_assumed(work):
     for override in ("data.path=hf:owner/name", "data.path=./nowhere.jsonl"):
         other = row_lengths(load(work / "recipe.yaml", [override]), 2)
         assert (other.count, other.padded_tokens, other.longest_tokens) == (None, 256, 512)
+
+
+def test_rows_that_the_contract_lets_be_dropped_are_not_counted(work):
+    with (work / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write("not json\n" * 100)
+    assert row_lengths(load(work / "recipe.yaml", ["data.contract.broken_share=0.6"]), 2).count == 70
+    with pytest.raises(DataError, match="line 101"):
+        row_lengths(load(work / "recipe.yaml"), 2)
 
 
 def test_more_rows_take_more_time_and_longer_ones_more_memory(work):

@@ -109,6 +109,18 @@ def test_the_first_row_that_does_not_fit_is_told_with_its_place(work):
     assert line.startswith(
         f"  data: {work / 'rows.jsonl'}, line 4: the field 'answer' is missing. Did you mean 'anser'?"
     )
+    assert line.endswith("(of the 5 rows, 1 more cannot be used)")
+
+
+def test_rows_that_the_contract_lets_be_dropped_are_told_and_stop_nothing(work):
+    write(work / "rows.jsonl", [*_rows(8), {"question": "And?"}])
+    with (work / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write("not json\n")
+    line = _inspect(work, "data.contract.broken_share=0.2")[1]
+    assert "(all 10 rows: 2 cannot be used and will be dropped, as data.contract allows: " in line
+    assert "line 9: the field 'answer' is missing" in line
+    write(work / "rows.jsonl", [{}, {}])
+    assert "line 1: the field" in _problems(work, "data.contract.broken_share=1")[1]
 
 
 def test_a_broken_line_is_told_beside_a_broken_template(work):

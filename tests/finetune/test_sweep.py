@@ -57,7 +57,7 @@ def test_a_sweep_trains_each_budget_with_each_seed_and_measures_on_the_same_rows
     assert held == {(place / "data/held_out.jsonl").read_text()}
     said = capsys.readouterr().out
     assert "training 4 of 4" in said
-    assert "exact_match" in said
+    assert "exact match, %" in said
     assert (place / "report.html").stat().st_size > 3000
 
     shutil.rmtree(place / "trainings/600-seed1")

@@ -20,7 +20,7 @@ PERSONAL: Mapping[PersonalKind, str] = {
 OVERLAPS: Mapping[OverlapKind, str] = {
     "exact": "repeated to the letter",
     "near": "near copies",
-    "ngram": "share 13 words in a row",
+    "ngram": "share 13 words in a row (Chinese: characters)",
 }
 
 

@@ -379,6 +379,34 @@ def test_broken_rows_are_told_of_together_or_dropped_where_that_is_allowed(tmp_p
     assert "line 4" in clause(splits, "broken_share").examples[0]
 
 
+@pytest.mark.parametrize("template", ["question_answer", "auto"])
+@pytest.mark.parametrize(
+    ("ending", "first", "line"),
+    [
+        ("csv", "question,answer", '{question},"{answer}"'),
+        ("jsonl", "", '{{"question":"{question}","answer":"{answer}"}}'),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_a_broken_row_like_any_other(tmp_path, ending, first, line, template):
+    content = [line.format(**row) for row in rows(30)]
+    content[3], content[9] = "1", "[1]"  # one field of two; no object
+    path = tmp_path / f"rows.{ending}"
+    path.write_text("\n".join([first, *content]) + "\n", encoding="utf-8")
+
+    def kept(contract):
+        out = tmp_path / f"out-{contract.broken_share}"
+        out.mkdir()
+        settings = DataSettings(path=str(path), template=template, contract=contract)
+        keys = {"name": "x", "seed": 3, "thinking": False, "offline": True, "out": out}
+        return prepare(settings, build_tokenizer("plain"), say=lambda line: None, **keys)
+
+    with pytest.raises(DataError, match=r"(?s)2 of the 30 rows.*line 5: found.*line 11: found.*broken_share"):
+        kept(Contract())
+    splits = kept(Contract(broken_share=0.1))
+    assert (splits.read, splits.kept, splits.dropped) == (30, 28, {"broken": 2})
+    assert "line 5: found" in clause(splits, "broken_share").examples[0]
+
+
 def test_a_token_budget_draws_rows_until_it_is_spent(tmp_path):
     whole = prepared(tmp_path, rows(200))
     less = prepared(tmp_path, rows(200), name="less", max_train_tokens=3000)
