@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from export.errors import RecipeError
 from export.formats import Format
+from export.formats.gguf import SIXTEEN_BIT
+from export.formats.target import Target
 from export.frozen import Frozen
 from export.plugins import Chosen
 from finetune.estimate import duration, memory
@@ -122,16 +124,28 @@ def _disk_bytes(model: Architecture, footprint: Footprint, formats: Chosen[Forma
     exports.
     """
     trained = 4 * memory.trained_parameters(model, footprint)
-    variants = [variant for step in formats.steps() for variant in step.variants()]
-    exported = sum(model.parameters * _bits_of(variant) / 8 for variant in variants)
+    exported = sum(_exported_bytes(model.parameters, formats).values())
     return 2 * model.parameters + max((2 * 3 + 1) * trained, trained + 2 * model.parameters + exported)
 
 
+def _exported_bytes(parameters: int, formats: Chosen[Format]) -> dict[str, float]:
+    """About how large each file of the exports is, by its name: those of a target are made from others."""
+    found: dict[str, float] = {}
+    for step in formats.steps():
+        if isinstance(step, Target):
+            found[f"gguf-{SIXTEEN_BIT}"] = parameters * 2.0
+            (name,) = step.variants()
+            # how much a device leaves is known when its file is made: as for a type that is not known
+            bits = _BITS_UNKNOWN if step.bits_per_weight is None else step.bits_per_weight
+            found[name] = parameters * bits / 8 if step.size_bytes is None else float(step.size_bytes)
+        else:
+            found |= {variant: parameters * _bits_of(variant) / 8 for variant in step.variants()}
+    return found
+
+
 def _bits_of(variant: str) -> float:
-    """About how many bits a weight takes in a file such as 'gguf-q4_k_m', 'gguf-mix-4.3' or 'gptq-4bit'."""
+    """About how many bits a weight takes in a file such as 'gguf-q4_k_m' or 'gptq-4bit'."""
     kind = variant.partition("-")[2]
-    if kind.startswith("mix-") and not kind.endswith("mb"):
-        return float(kind.removeprefix("mix-"))
     if kind.endswith("bit"):
         return float(kind.removesuffix("bit"))
-    return 16.0 if kind in ("f16", "bf16") else _BITS_OF_TYPE.get(kind, _BITS_UNKNOWN)
+    return 16.0 if kind in (SIXTEEN_BIT, "bf16") else _BITS_OF_TYPE.get(kind, _BITS_UNKNOWN)

@@ -298,6 +298,22 @@ def test_disk_is_the_base_the_merged_folder_and_every_export(work):
     assert found.disk_bytes == pytest.approx(weights * (2 + 2 + 2 + 8.5 / 8 + 0.5) + adapter * 4)
 
 
+@pytest.mark.parametrize(
+    ("target", "mix_bytes"),
+    [
+        ("{size_bytes: 1000000}", lambda weights: 1_000_000),
+        ("{bits_per_weight: 4.3}", lambda weights: weights * 4.3 / 8),
+        ("{device: raspberry_pi_5_4gb}", lambda weights: weights * 8.5 / 8),  # unknown before the file is made
+    ],
+)
+def test_disk_of_a_searched_file_is_its_own_and_that_it_is_made_from(work, target, mix_bytes):
+    found = _estimate(work, "export.gguf=null", "export.gptq=null", f"export.target={target}")
+    weights, adapter = found.parameters, found.trained_parameters
+    assert found.disk_bytes == pytest.approx(weights * (2 + 2 + 2) + mix_bytes(weights) + adapter * 4)
+    beside = _estimate(work, "export.gptq=null", f"export.target={target}")
+    assert beside.disk_bytes == pytest.approx(found.disk_bytes + weights * 8.5 / 8)  # the 16-bit file is one
+
+
 def test_disk_of_full_fine_tuning_is_what_its_training_says(work):
     # the base in 16 bits; two checkpoints, each a weight and two moments of it, and the model, all in float32
     found = _estimate(work, "train.method=full")
