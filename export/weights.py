@@ -14,6 +14,7 @@ from typing import Any
 from export.artifacts import read_model_config
 from export.errors import ModelError
 from export.frozen import Frozen
+from export.promises import promised
 
 # GPTQ packs weights into 32-bit words; the tensors with these endings say how to unpack them.
 _WORD_BITS = 32
@@ -54,6 +55,23 @@ def gguf_facts(path: Path) -> WeightFacts:
         weights=sum(tensor.weights for tensor in tensors),
         tensor_types=dict(sorted(types.items())),
     )
+
+
+def declared_bits(path: Path) -> int | None:
+    """The nominal bits per weight that an artifact says it has: by its file type, or by how its layers are packed.
+
+    None for a dense folder, and for what says nothing or cannot be read. A small model's 16-bit embeddings make a
+    folder of 4-bit layers one of 12 bits per weight: what is to be asked of it goes by what its layers are.
+    """
+    from export.readers.gguf import read_gguf
+
+    try:
+        if path.is_dir():
+            return _packing(path)[0]
+        declared = read_gguf(path).declared_type
+    except (ModelError, ValueError, IndexError, OSError, KeyError):
+        return None
+    return None if declared is None else promised(declared).bits
 
 
 def weight_facts(folder: Path, pattern: str = "*.safetensors") -> WeightFacts:

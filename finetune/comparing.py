@@ -23,6 +23,7 @@ from export.hardware import available_cores, environment
 from export.page import write_page
 from export.report import Report, write
 from export.subjects import Described, describe, shown_path, subject_at
+from export.weights import declared_bits
 from finetune.data import DataSettings, usable_conversations
 from finetune.data.sources import files_of
 from finetune.recipe import CheckSettings, validated
@@ -66,7 +67,7 @@ def compare_files(
     subjects = _subjects(reference, artifacts, folder)
     items = _items(settings, reading, say)
     names = [subject.record.name for subject in subjects]
-    bits = {subject.record.name: subject.record.bits_per_weight for subject in subjects}
+    bits = {subject.record.name: _bits(subject) for subject in subjects}
     judged = judge(
         subjects,
         items,
@@ -93,6 +94,12 @@ def compare_files(
     write(report, folder)
     write_page(report, judged.measured, tokenizer=reading, folder=folder)
     return report
+
+
+def _bits(described: Described) -> float:
+    """The bits per weight whose limits a subject is held to where its name says none."""
+    declared = declared_bits(described.candidate.subject.path)
+    return described.record.bits_per_weight if declared is None else declared
 
 
 def says_replaced(folder: Path) -> str | None:

@@ -48,7 +48,7 @@ def gguf_types_finding(subject: str, content: GgufContent, promise: Promise) -> 
 
     Without a promise the metadata's own is taken. Fewer bits than the promise fail, more are only said.
     """
-    declared = _declared_type(content.metadata)
+    declared = content.declared_type
     problems = []
     if declared is not None and not _fits(declared, promise):
         problems.append(f"its metadata say {declared}")
@@ -71,16 +71,6 @@ def gguf_types_finding(subject: str, content: GgufContent, promise: Promise) -> 
         expected="a type named somewhere" if asked is None else f"{asked}, by {source}: {_at_least(lowest)}",
         note="neither the name nor the metadata name a type" if asked is None else "",
     )
-
-
-def _declared_type(metadata: dict[str, Any]) -> str | None:
-    """The file type of the metadata; None where there is none, or a number that is not known."""
-    import gguf
-
-    numbers = {int(kind): name for name, kind in gguf.LlamaFileType.__members__.items()}
-    number = metadata.get("general.file_type")
-    name = numbers.get(number) if isinstance(number, int) else None
-    return None if name is None or name == "GUESSED" else name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
 
 
 def _fits(declared: str, promise: Promise) -> bool:

@@ -67,6 +67,16 @@ class GgufContent(NamedTuple):
         """The tensor of that name, where there is one."""
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
 
+    @property
+    def declared_type(self) -> str | None:
+        """The file type of the metadata, in lower case; None where there is none, or a number that is not known."""
+        import gguf
+
+        numbers = {int(kind): name for name, kind in gguf.LlamaFileType.__members__.items()}
+        number = self.metadata.get("general.file_type")
+        name = numbers.get(number) if isinstance(number, int) else None
+        return None if name is None or name == "GUESSED" else name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+
 
 def read_gguf(path: Path) -> GgufContent:
     """What the GGUF file at `path` declares, with the other parts of a split model.

@@ -1,5 +1,8 @@
 """What safetensors headers say, against the library that wrote them."""
 
+import json
+
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from gguf import GGUFWriter
 from safetensors.torch import save_file
 
 from export.errors import ModelError
-from export.weights import gguf_facts, weight_facts
+from export.weights import declared_bits, gguf_facts, weight_facts
 
 
 def test_facts_are_those_of_the_tensors(tmp_path):
@@ -34,6 +37,39 @@ def test_a_vocabulary_adds_to_a_gguf_files_size_and_not_to_its_bits_per_weight(t
     facts = gguf_facts(path)
     assert (facts.bits_per_weight, facts.weights, facts.tensor_types) == (16, 128, {"f16": 1})
     assert facts.size_bytes == path.stat().st_size > 10 * facts.weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("file_type", "bits"),
+    [
+        (gguf.LlamaFileType.MOSTLY_Q4_K_M, 4),
+        (gguf.LlamaFileType.MOSTLY_IQ3_S, 3),
+        (gguf.LlamaFileType.MOSTLY_F16, 16),
+        (gguf.LlamaFileType.GUESSED, None),
+        (None, None),
+    ],
+)
+def test_a_file_declares_the_bits_of_its_type_whatever_it_is_called(tmp_path, file_type, bits):
+    path = tmp_path / "mine-q8_0.gguf"
+    writer = GGUFWriter(path, "qwen2")
+    if file_type is not None:
+        writer.add_file_type(file_type)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert declared_bits(path) == bits
+    assert declared_bits(tmp_path / "nothing.gguf") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits"),
+    [({"quant_method": "gptq", "bits": 4}, 4), ({"quant_method": "other", "bits": 4}, None), (None, None)],
+)
+def test_a_folder_declares_the_bits_of_its_layers_and_a_dense_one_none(tmp_path, settings, bits):
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings} if settings else {}))
+    assert declared_bits(tmp_path) == bits
 
 
 def test_a_file_that_is_cut_short_is_refused(tmp_path):

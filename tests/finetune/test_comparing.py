@@ -143,6 +143,18 @@ def test_settings_are_those_of_a_recipe():
     assert settings.data.path.endswith("/odd name.jsonl")
 
 
+@pytest.mark.parametrize(("bits", "limit"), [(4, 0.05), (8, 0.01), (None, 0.01)])
+def test_a_folder_is_held_to_the_limits_of_the_bits_it_declares(rows, model, tmp_path, monkeypatch, bits, limit):
+    # a small model's embeddings have 16 bits, and most of the folder's: its layers' bits are what it was rounded to
+    shutil.copytree(model, tmp_path / "mine")
+    declared = {"mine": bits}
+    monkeypatch.setattr("finetune.comparing.declared_bits", lambda path: declared.get(path.name))
+    _compare(model, tmp_path / "mine", "--data", rows, "--out", "seen")
+    report = json.loads(Path("seen/report.json").read_text(encoding="utf-8"))
+    (found,) = [c["limit"] for c in report["comparisons"] if c["check"] == "kl_mean"]
+    assert found == limit
+
+
 def test_an_artifact_that_loses_a_safety_item_fails_and_the_item_is_named(rows, model, tmp_path, capsys):
     # what the model itself says counts as safe, and a model with its last norm turned round says something else
     turned = tmp_path / "turned"

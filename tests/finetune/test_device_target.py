@@ -4,7 +4,6 @@ import pytest
 
 from export.device.budget import Limits, fit
 from export.device.memory import MEMORY_ERROR_SHARE
-from export.device.profile import DeviceProfile
 from export.device.sizes import as_it_is
 from export.errors import RecipeError
 from export.formats import ExportRows
@@ -15,25 +14,7 @@ from finetune.device_target import device_budget
 from finetune.fitting import model_of_sixteen_bit
 from finetune.preflight import inspect
 from finetune.recipe import load
-
-
-def _device(megabytes, rate=10**9, **more):
-    def said(value):
-        return {"value": value, "source": "a test's"}
-
-    return DeviceProfile.model_validate(
-        {
-            "title": "a small board",
-            "processor": "one core",
-            "formats": ["gguf"],
-            "memory_bytes": said(10**10),
-            "usable_memory_bytes": said(megabytes * 1e6),
-            "bandwidth_bytes_per_second": said(10**12),
-            "decode_bytes_per_second": said(rate),
-            "prefill_flops_per_second": said(10**10),
-            **more,
-        }
-    )
+from tests.device_profiles import a_device
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +37,7 @@ def _verdict(source, device, limits, size_bytes, cache_type):
 
 @pytest.mark.parametrize("limits", [Limits(context_tokens=256), Limits(context_tokens=256, min_tokens_per_second=40)])
 def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source, limits):
-    device = _device(90, rate=10**9)
+    device = a_device(90, rate=10**9)
     budget = device_budget(source, device, limits)
     # what a vocabulary takes is measured each time, and differs by some pages
     assert _verdict(source, device, limits, int(budget.size_bytes * 0.99), budget.cache_type) == "fits"
@@ -66,21 +47,21 @@ def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source,
 
 def test_the_cache_is_kept_in_8_bits_where_that_leaves_more(source):
     limits = Limits(context_tokens=1024)
-    plenty = device_budget(source, _device(400), limits)
+    plenty = device_budget(source, a_device(400), limits)
     assert plenty.cache_type == "f16"
     beside = 400e6 / (1 + MEMORY_ERROR_SHARE) - plenty.by_memory_bytes
-    scarce = device_budget(source, _device((beside + 1e5) * (1 + MEMORY_ERROR_SHARE) / 1e6), limits)
+    scarce = device_budget(source, a_device((beside + 1e5) * (1 + MEMORY_ERROR_SHARE) / 1e6), limits)
     assert scarce.cache_type == "q8_0"
     assert scarce.by_memory_bytes > 1.5e5  # where a 16-bit cache leaves about 1e5
 
 
 def test_a_device_that_leaves_nothing_is_refused_with_what_binds(source):
     with pytest.raises(RecipeError, match=r"memory binds: nothing is left"):
-        device_budget(source, _device(20), Limits(context_tokens=256))
+        device_budget(source, a_device(20), Limits(context_tokens=256))
     with pytest.raises(RecipeError, match=r"tokens per second binds: nothing is left"):
-        device_budget(source, _device(400), Limits(context_tokens=256, min_tokens_per_second=10**9))
+        device_budget(source, a_device(400), Limits(context_tokens=256, min_tokens_per_second=10**9))
     with pytest.raises(RecipeError, match=r"runs gptq only"):
-        device_budget(source, _device(400, formats=["gptq"]), Limits(context_tokens=256))
+        device_budget(source, a_device(400, formats=["gptq"]), Limits(context_tokens=256))
 
 
 RECIPE = """

@@ -4,11 +4,15 @@ import json
 
 import pytest
 
+from export.device.budget import Limits
+from export.device.memory import MEMORY_ERROR_SHARE
 from export.formats import RowsWanted
 from export.formats.gguf import Gguf
 from export.formats.target import CANDIDATES, Target, _at_least
 from finetune import cli
+from finetune.device_target import device_budget
 from finetune.recipe import load
+from tests.device_profiles import a_device
 
 RECIPE = """
 name: mix
@@ -109,6 +113,35 @@ def test_from_a_recipe_to_a_judged_mix(tmp_path, capsys):
     assert "from an earlier run" not in said.out + said.err
     assert "search:" not in said.out + said.err
     assert not [*(run / "export").glob(".search-*/*.gguf")]
+
+
+@pytest.mark.slow
+def test_from_a_device_to_a_file_that_it_has_room_for(tmp_path, capsys):
+    before, after = RECIPE.partition("  target:")[0], RECIPE[RECIPE.index("check:") :]
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    command = ["run", str(recipe), "--out", str(run)]
+    recipe.write_text(before.replace("q4_0", "") + after, encoding="utf-8")
+    cli.main(command)
+    plenty = device_budget(run / "export/gguf-f16/model-f16.gguf", a_device(400), Limits(context_tokens=256))
+    beside = 400e6 / (1 + MEMORY_ERROR_SHARE) - plenty.by_memory_bytes
+    small = a_device((beside + 3.4e6) * (1 + MEMORY_ERROR_SHARE) / 1e6).model_dump(mode="json")
+    (tmp_path / "board.yaml").write_text(json.dumps(small), encoding="utf-8")
+    target = f"""  target:
+    {{device: {tmp_path / "board.yaml"}, context_tokens: 256, calibration_rows: 16, search_rows: 12, bands: 1,
+    presets: 1, moves: 1, types: [q8_0, q5_0, iq4_nl, q3_k]}}
+"""
+    recipe.write_text(before.replace("q4_0", "") + target + after, encoding="utf-8")
+    capsys.readouterr()
+    status = cli.main(command)
+    assert "memory binds" in capsys.readouterr().out
+    (mix,) = (run / "export/gguf-mix-board").glob("*.gguf")
+    assert 3.0e6 < mix.stat().st_size < 4.3e6  # a cache in 8 bits leaves more than the 3.4 MB
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert "gguf/mix-board" in {subject["name"] for subject in report["subjects"]}
+
+    # what a vocabulary takes is measured again, and differs by some pages: no reason to search again
+    assert cli.main(command) == status
+    assert "search:" not in capsys.readouterr().out
 
 
 def test_the_recipe_is_valid(tmp_path):
