@@ -6,12 +6,12 @@ Which types the bytes are then spent on is `export.search`'s.
 
 from pathlib import Path
 
+from export.artifacts import StageResult
 from export.device.budget import Limits, Model
 from export.device.memory import MEMORY_ERROR_SHARE, peak_memory
 from export.device.profile import CacheType, DeviceProfile
 from export.device.speed import multiplied, token_seconds
 from export.errors import RecipeError
-from export.frozen import Frozen
 from finetune.fitting import model_of_sixteen_bit
 
 # Quantized keys are seldom told from 16-bit ones, and yet are no gift: they are taken where they leave so much more.
@@ -21,12 +21,14 @@ _CACHES: tuple[CacheType, ...] = ("f16", "q8_0")
 _PLAN = "q8_0"
 
 
-class DeviceBudget(Frozen):
+class DeviceBudget(StageResult):
     """How large a file may be on a device, by each constraint, with one type of cache; `bits_per_weight` it would have.
 
-    `by_speed_bytes` is None where no speed was asked for.
+    `by_speed_bytes` is None where no speed was asked for. A stage of its own: what a vocabulary takes, and this machine
+    where it is the device, are measured, and would come out a little different each time.
     """
 
+    device: str
     cache_type: CacheType
     by_memory_bytes: int
     by_speed_bytes: int | None
@@ -42,18 +44,18 @@ class DeviceBudget(Frozen):
         """Which constraint that is."""
         return "memory" if self.size_bytes == self.by_memory_bytes else "tokens per second"
 
-    def sentence(self, title: str) -> str:
+    def sentence(self) -> str:
         """The budget in words."""
         speed = "" if self.by_speed_bytes is None else f", {self.by_speed_bytes / 1e6:,.1f} MB by its speed"
         return (
-            f"{title} leaves {self.by_memory_bytes / 1e6:,.1f} MB for the file by its memory{speed}, errors of the "
-            f"predictions taken off: {self.size_bytes / 1e6:,.1f} MB ({self.bits_per_weight:.2f} bits per weight), "
+            f"{self.device} leaves {self.by_memory_bytes / 1e6:,.1f} MB for the file by its memory{speed}, errors of "
+            f"the predictions taken off: {self.size_bytes / 1e6:,.1f} MB ({self.bits_per_weight:.2f} bits per weight), "
             f"with a {self.cache_type} cache; {self.binding} binds"
         )
 
 
-def device_budget(source: Path, device: DeviceProfile, limits: Limits) -> DeviceBudget:
-    """The bytes that the 16-bit file `source` may become on the device.
+def device_budget(source: Path, device: DeviceProfile, limits: Limits, folder: Path) -> DeviceBudget:
+    """The bytes that the 16-bit file `source` may become on the device; `folder` is the stage's.
 
     Raises RecipeError where nothing is left for a file, with the constraint that takes it, and what each type of cache
     would leave.
@@ -63,19 +65,21 @@ def device_budget(source: Path, device: DeviceProfile, limits: Limits) -> Device
             f"export.target.device: {device.title} runs {' and '.join(device.formats)} only, and no GGUF."
         )
     model = model_of_sixteen_bit(source, limits)
-    plain, *smaller = (_with_cache(model, device, limits, kind) for kind in _CACHES)
+    plain, *smaller = (_with_cache(model, device, limits, kind, folder) for kind in _CACHES)
     best = max((plain, *smaller), key=lambda budget: budget.size_bytes)
     if best.size_bytes <= plain.size_bytes * _WORTH_A_SMALLER_CACHE:
         best = plain
     if best.size_bytes <= 0:
         raise RecipeError(
-            f"export.target: {best.sentence(device.title)}: nothing is left. Ask for a shorter context_tokens or fewer "
+            f"export.target: {best.sentence()}: nothing is left. Ask for a shorter context_tokens or fewer "
             "min_tokens_per_second, or look at `fieldtune fit`, which tells what would do."
         )
     return best
 
 
-def _with_cache(model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType) -> DeviceBudget:
+def _with_cache(
+    model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType, folder: Path
+) -> DeviceBudget:
     plan = model.plan(_PLAN)
     needs = model.needs[limits.context_tokens]
     beside = peak_memory(plan, model.shape.cache, needs, cache_type, device).needed_bytes - plan.weight_bytes
@@ -84,6 +88,8 @@ def _with_cache(model: Model, device: DeviceProfile, limits: Limits, cache_type:
     size = by_memory if by_speed is None else min(by_memory, by_speed)
     weights = sum(tensor.weights for tensor in plan.tensors)
     return DeviceBudget(
+        folder=folder,
+        device=device.title,
         cache_type=cache_type,
         by_memory_bytes=int(by_memory),
         by_speed_bytes=None if by_speed is None else int(by_speed),

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from export.artifacts import write_atomically
+from export.artifacts import sha256_of_json, write_atomically
 from export.device.profile import DeviceProfile
 from export.errors import RecipeError
+from export.hardware import environment
 from export.plugins import nearest
 from finetune.mistakes import mistakes
 from finetune.shipped import folder
@@ -43,6 +44,17 @@ def find_device(name_or_path: str, say: Callable[[str], None]) -> DeviceProfile:
             "own is given as a path, such as ./my_board.yaml."
         )
     return load_device(known[name_or_path])
+
+
+def device_identity(name_or_path: str) -> str:
+    """What a device's figures stand on: its profile's content, or the machine that is measured.
+
+    Raises RecipeError as `find_device` does.
+    """
+    if name_or_path == THIS_MACHINE:
+        here = environment()
+        return f"{here.processor}, {here.cores} cores, {here.memory_bytes:,} bytes"
+    return sha256_of_json(find_device(name_or_path, lambda line: None).model_dump(mode="json"))
 
 
 def load_device(path: Path) -> DeviceProfile:

@@ -15,12 +15,14 @@ from export.formats.gguf import SIXTEEN_BIT
 from export.formats.target import Target
 from export.stage import Inputs, flatten, version_inputs
 from export.verdict import Verdict
-from finetune.device_target import device_budget
-from finetune.devices import find_device
+from finetune.device_target import DeviceBudget, device_budget
+from finetune.devices import device_identity, find_device
 from finetune.export_rows import RowsToDraw
 
 # Runs a stage: the variant, what it depends on, the work.
 RunStage = Callable[[str, Inputs, Callable[[Path], QuantizedModel]], QuantizedModel]
+# The same for a target's device: the target's variant, what its bytes depend on, the work.
+RunBudget = Callable[[str, Inputs, Callable[[Path], DeviceBudget]], DeviceBudget]
 
 
 class Exporting:
@@ -33,10 +35,11 @@ class Exporting:
         merged_sha256: str,
         rows: RowsToDraw,
         run_stage: RunStage,
+        run_budget: RunBudget,
         say: Callable[[str], None],
     ) -> None:
         self._asked, self._merged, self._merged_sha256 = tuple(steps), merged, merged_sha256
-        self._rows, self._run_stage, self._say = rows, run_stage, say
+        self._rows, self._run_stage, self._run_budget, self._say = rows, run_stage, run_budget, say
         self._tried: dict[str, QuantizedModel] = {}
         self.made: dict[str, QuantizedModel] = {}
 
@@ -86,10 +89,22 @@ class Exporting:
     def _sized(self, step: Format) -> Format:
         if not isinstance(step, Target) or step.device is None:
             return step
-        device = find_device(step.device, self._say)
+        name, sixteen_bit = step.device, f"gguf-{SIXTEEN_BIT}"
         limits = Limits(context_tokens=step.context_tokens, min_tokens_per_second=step.min_tokens_per_second)
-        budget = device_budget(self._export(step, f"gguf-{SIXTEEN_BIT}").path, device, limits)
-        self._say(f"target: {budget.sentence(device.title)}")
+        inputs = {
+            **flatten("limits", limits.model_dump(mode="json")),
+            **flatten("file", step.settings_for(sixteen_bit)),
+            "device": device_identity(name),
+            "merged": self._merged_sha256,
+            **version_inputs(step.tool_versions()),
+        }
+
+        def work(out: Path) -> DeviceBudget:
+            return device_budget(self._export(step, sixteen_bit).path, find_device(name, self._say), limits, out)
+
+        (variant,) = step.variants()
+        budget = self._run_budget(variant, inputs, work)
+        self._say(f"target: {budget.sentence()}")
         return step.sized(budget.size_bytes)
 
     def _export(self, step: Format, variant: str) -> QuantizedModel:

@@ -38,6 +38,7 @@ from finetune.data import DataSettings, Splits, identity, prepare
 from finetune.data.draw import lengths_of
 from finetune.data.mixing import account, mix
 from finetune.data.report import lines
+from finetune.device_target import DeviceBudget
 from finetune.export_rows import RowsToDraw
 from finetune.exporting import Exporting
 from finetune.hub import is_on_a_hub
@@ -379,8 +380,17 @@ class Run:
         def stage(variant: str, inputs: Inputs, work: Callable[[Path], QuantizedModel]) -> QuantizedModel:
             return self._stage(self.folder / "export" / variant, f"quantize {variant}", inputs, work, QuantizedModel)
 
+        def budget(variant: str, inputs: Inputs, work: Callable[[Path], DeviceBudget]) -> DeviceBudget:
+            return self._stage(self.folder / "target" / variant, f"room for {variant}", inputs, work, DeviceBudget)
+
         return Exporting(
-            self.recipe.export.steps(), self.merged, sha256_of_folder(self.merged.folder), rows, stage, self._say
+            self.recipe.export.steps(),
+            self.merged,
+            sha256_of_folder(self.merged.folder),
+            rows,
+            stage,
+            budget,
+            self._say,
         )
 
     def _preflight(self) -> None:

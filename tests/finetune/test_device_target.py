@@ -38,7 +38,7 @@ def _verdict(source, device, limits, size_bytes, cache_type):
 @pytest.mark.parametrize("limits", [Limits(context_tokens=256), Limits(context_tokens=256, min_tokens_per_second=40)])
 def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source, limits):
     device = a_device(90, rate=10**9)
-    budget = device_budget(source, device, limits)
+    budget = device_budget(source, device, limits, source.parent)
     # what a vocabulary takes is measured each time, and differs by some pages
     assert _verdict(source, device, limits, int(budget.size_bytes * 0.99), budget.cache_type) == "fits"
     assert _verdict(source, device, limits, int(budget.size_bytes * 1.05), budget.cache_type) != "fits"
@@ -47,21 +47,21 @@ def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source,
 
 def test_the_cache_is_kept_in_8_bits_where_that_leaves_more(source):
     limits = Limits(context_tokens=1024)
-    plenty = device_budget(source, a_device(400), limits)
+    plenty = device_budget(source, a_device(400), limits, source.parent)
     assert plenty.cache_type == "f16"
     beside = 400e6 / (1 + MEMORY_ERROR_SHARE) - plenty.by_memory_bytes
-    scarce = device_budget(source, a_device((beside + 1e5) * (1 + MEMORY_ERROR_SHARE) / 1e6), limits)
+    scarce = device_budget(source, a_device((beside + 1e5) * (1 + MEMORY_ERROR_SHARE) / 1e6), limits, source.parent)
     assert scarce.cache_type == "q8_0"
     assert scarce.by_memory_bytes > 1.5e5  # where a 16-bit cache leaves about 1e5
 
 
 def test_a_device_that_leaves_nothing_is_refused_with_what_binds(source):
     with pytest.raises(RecipeError, match=r"memory binds: nothing is left"):
-        device_budget(source, a_device(20), Limits(context_tokens=256))
+        device_budget(source, a_device(20), Limits(context_tokens=256), source.parent)
     with pytest.raises(RecipeError, match=r"tokens per second binds: nothing is left"):
-        device_budget(source, a_device(400), Limits(context_tokens=256, min_tokens_per_second=10**9))
+        device_budget(source, a_device(400), Limits(context_tokens=256, min_tokens_per_second=10**9), source.parent)
     with pytest.raises(RecipeError, match=r"runs gptq only"):
-        device_budget(source, a_device(400, formats=["gptq"]), Limits(context_tokens=256))
+        device_budget(source, a_device(400, formats=["gptq"]), Limits(context_tokens=256), source.parent)
 
 
 RECIPE = """

@@ -15,6 +15,10 @@ from finetune.exporting import Exporting
 SIZES = {"f16": 100, "q2_k": 20, "q3_k_m": 30, "q8_0": 60, "4bit": 25, "8bit": 50}
 
 
+def _no_device(variant, inputs, work):
+    raise AssertionError("no target names a device here")
+
+
 def _exporting(*steps):
     made, said = [], []
 
@@ -35,7 +39,7 @@ def _exporting(*steps):
         )
 
     rows = SimpleNamespace(inputs=lambda wanted: {})
-    return Exporting(steps, None, "merged", rows, run_stage, said.append), made, said
+    return Exporting(steps, None, "merged", rows, run_stage, _no_device, said.append), made, said
 
 
 def test_while_every_file_fails_the_next_is_tried_and_says_why():
