@@ -17,6 +17,7 @@ from export.errors import ExportError, RecipeError
 from export.frozen import Frozen
 from export.hardware import available_cores
 from finetune.data import read_conversations
+from finetune.device_target import DeviceBudget, room_of
 from finetune.partner import trained_system_prompt
 
 _ROUNDED_TO_TOKENS = 256
@@ -26,8 +27,9 @@ _LEAST_CONTEXT_TOKENS = 512
 class BundleSettings(Frozen):
     """What `fieldtune bundle` was asked for.
 
-    `name` None takes the recipe's, `file` None the smallest GGUF that passed, `json_schema` None the recipe's, and
-    `context_tokens` None what the rows need. At most `rows` held-out rows ship with it.
+    `name` None takes the recipe's, `file` None the smallest GGUF that passed, `json_schema` None the recipe's.
+    `context_tokens` and `cache_type` None are those that the file was sized for where the recipe's target named a
+    device, else what the rows need, and f16. At most `rows` held-out rows ship with it.
     """
 
     run: Path
@@ -36,7 +38,7 @@ class BundleSettings(Frozen):
     file: str | None = None
     json_schema: Path | None = None
     context_tokens: int | None = None
-    cache_type: str = "f16"
+    cache_type: str | None = None
     rows: int = 200
     accept_unproven: bool = False
 
@@ -122,15 +124,34 @@ def _source(settings: BundleSettings, report: Mapping[str, Any], subject: Mappin
         items=measured.items.items,
         vocabulary_size=measured.items.vocabulary_size,
         rows=sorted(rows, key=lambda row: row.merged_answer is None)[: settings.rows],
-        runtime=Runtime(
-            context_tokens=settings.context_tokens or _context_tokens(measured.items, most),
-            max_new_tokens=most,
-            cache_type=settings.cache_type,
-        ),
+        runtime=_runtime(settings, room_of(run, str(subject["name"])), _context_tokens(measured.items, most), most),
         evidence=evidence(run / "report.json", str(subject["name"])),
         accepted_unproven=subject["verdict"] != "pass",
         threads=available_cores(),
     )
+
+
+def _runtime(settings: BundleSettings, room: DeviceBudget | None, needed: int, most: int) -> Runtime:
+    """How the file is run. Raises RecipeError for more context, or a larger cache, than the file was sized for."""
+    if room is None:
+        return Runtime(
+            context_tokens=settings.context_tokens or needed,
+            max_new_tokens=most,
+            cache_type=settings.cache_type or "f16",
+        )
+    context, cache = settings.context_tokens or room.context_tokens, settings.cache_type or room.cache_type
+    if context > room.context_tokens or (cache, room.cache_type) == ("f16", "q8_0"):
+        raise RecipeError(
+            f"the file was sized for {room.device} with a context of {room.context_tokens:,} tokens and a "
+            f"{room.cache_type} cache; {context:,} tokens and a {cache} cache may not fit there. Leave --context and "
+            "--cache-type out, or change export.target and run again."
+        )
+    if needed > context:
+        raise RecipeError(
+            f"the rows need a context of {needed:,} tokens (the longest prompt and twice the longest answer), and the "
+            f"file was sized for {context:,} on {room.device}. Raise export.target.context_tokens and run again."
+        )
+    return Runtime(context_tokens=context, max_new_tokens=most, cache_type=cache)
 
 
 def _measured(run: Path) -> _Measured:

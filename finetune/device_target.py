@@ -12,6 +12,7 @@ from export.device.memory import MEMORY_ERROR_SHARE, peak_memory
 from export.device.profile import CacheType, DeviceProfile
 from export.device.speed import multiplied, token_seconds
 from export.errors import RecipeError
+from export.stage import read_manifest
 from finetune.fitting import model_of_sixteen_bit
 
 # Quantized keys are seldom told from 16-bit ones, and yet are no gift: they are taken where they leave so much more.
@@ -29,6 +30,7 @@ class DeviceBudget(StageResult):
     """
 
     device: str
+    context_tokens: int
     cache_type: CacheType
     by_memory_bytes: int
     by_speed_bytes: int | None
@@ -50,8 +52,20 @@ class DeviceBudget(StageResult):
         return (
             f"{self.device} leaves {self.by_memory_bytes / 1e6:,.1f} MB for the file by its memory{speed}, errors of "
             f"the predictions taken off: {self.size_bytes / 1e6:,.1f} MB ({self.bits_per_weight:.2f} bits per weight), "
-            f"with a {self.cache_type} cache; {self.binding} binds"
+            f"with {self.context_tokens:,} tokens in a {self.cache_type} cache; {self.binding} binds"
         )
+
+
+def budget_folder(run: Path, variant: str) -> Path:
+    """Where a run keeps what a target's device leaves for a variant."""
+    return run / "target" / variant
+
+
+def room_of(run: Path, subject: str) -> DeviceBudget | None:
+    """What a run's file was sized for, by its name in the report; None for one that no device was named for."""
+    folder = budget_folder(run, subject.replace("/", "-"))
+    manifest = read_manifest(folder)
+    return None if manifest is None else DeviceBudget.model_validate({**manifest.result, "folder": folder})
 
 
 def device_budget(source: Path, device: DeviceProfile, limits: Limits, folder: Path) -> DeviceBudget:
@@ -90,6 +104,7 @@ def _with_cache(
     return DeviceBudget(
         folder=folder,
         device=device.title,
+        context_tokens=limits.context_tokens,
         cache_type=cache_type,
         by_memory_bytes=int(by_memory),
         by_speed_bytes=None if by_speed is None else int(by_speed),

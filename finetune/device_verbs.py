@@ -27,9 +27,11 @@ def add_bundle(verbs: "Verbs") -> None:
         "--file", metavar="SUBJECT", help="the file to ship, such as gguf/q8_0 (default: the smallest that passed)"
     )
     bundle.add_argument("--schema", type=Path, metavar="FILE", help="JSON schema of answers (default: the recipe's)")
-    bundle.add_argument("--context", type=int, metavar="N", help="tokens of context (default: what the rows need)")
     bundle.add_argument(
-        "--cache-type", choices=["f16", "q8_0"], default="f16", help="type of the KV cache on the device (f16)"
+        "--context", type=int, metavar="N", help="tokens of context (default: the target's, else what the rows need)"
+    )
+    bundle.add_argument(
+        "--cache-type", choices=["f16", "q8_0"], help="type of the KV cache (default: the target's, else f16)"
     )
     bundle.add_argument("--rows", type=int, default=200, metavar="N", help="held-out rows that ship with it (200)")
     bundle.add_argument(
@@ -52,7 +54,7 @@ def add_rehearse(verbs: "Verbs") -> None:
     rehearse.add_argument("--memory", type=_memory, required=True, metavar="SIZE", help="such as 1GB or 900MiB")
     rehearse.add_argument("--cpus", type=positive, default=1, metavar="N", help="processors (1)")
     rehearse.add_argument(
-        "--minutes", type=float, default=1.0, metavar="N", help="of asking; each row at least once (1)"
+        "--minutes", type=float, default=6.0, metavar="N", help="of asking; each row at least once (6)"
     )
     rehearse.add_argument(
         "--rows", type=Path, metavar="FILE", help="lines of command and answer (default: the bundle's)"

@@ -69,7 +69,8 @@ class RowsToDraw:
             calibration = self._sample(list(self._domain.conversations("train")), own)
             general = self._general_rows(rows_for(wanted.general_share, len(calibration)))
         ids = [row.ids for row in map(self._encoded, calibration)]
-        return ExportRows(ids, [row.ids for row in map(self._encoded, general)], self._search_rows(wanted.search, ids))
+        search, trained_on = self._search_rows(wanted.search, ids)
+        return ExportRows(ids, [row.ids for row in map(self._encoded, general)], search, trained_on)
 
     def _sample(self, rows: list[Conversation], wanted: int) -> list[Conversation]:
         return random.Random(self._seed).sample(rows, min(wanted, len(rows)))
@@ -80,23 +81,24 @@ class RowsToDraw:
         rows = list(self._general.conversations("train"))
         return [rows[place] for place in drawn(unlike_measured(self._domain, rows), wanted, self._seed)]
 
-    def _search_rows(self, wanted: int, calibration: Sequence[tuple[int, ...]]) -> tuple[Encoded, ...]:
-        """Rows to choose an export's settings by: of validation, then of training where nothing was calibrated on them.
-
-        Never held-out ones: what is judged by them must not have been chosen by them.
+    def _search_rows(self, wanted: int, calibration: Sequence[tuple[int, ...]]) -> tuple[tuple[Encoded, ...], int]:
+        """Rows to choose an export's settings by: of validation, then of training where nothing was calibrated on them;
+        and how many are of training. Never held-out ones: what is judged by them must not have been chosen by them.
         """
         order = random.Random(self._seed)
         validation, others = (list(self._domain.conversations(split)) for split in ("valid", "train"))
         order.shuffle(validation)
         order.shuffle(others)
         used, chosen = set(calibration), list[Encoded]()
-        for conversation in (*validation, *others):
+        trained_on = 0
+        for conversation, is_training in (*((c, False) for c in validation), *((c, True) for c in others)):
             if len(chosen) == wanted:
                 break
             encoded = self._encoded(conversation)
             if encoded.ids not in used and encoded.scored_positions:
                 chosen.append(encoded)
-        return tuple(chosen)
+                trained_on += is_training
+        return tuple(chosen), trained_on
 
     def _encoded(self, conversation: Conversation) -> Encoded:
         return encode(self._tokenizer, conversation, thinking=self._thinking)

@@ -42,6 +42,7 @@ class Exporting:
         self._rows, self._run_stage, self._run_budget, self._say = rows, run_stage, run_budget, say
         self._tried: dict[str, QuantizedModel] = {}
         self.made: dict[str, QuantizedModel] = {}
+        self.budgets: list[DeviceBudget] = []
 
     def all(self) -> tuple[QuantizedModel, ...]:
         """Every artifact that is asked for, in order, and what was tried besides."""
@@ -104,6 +105,7 @@ class Exporting:
 
         (variant,) = step.variants()
         budget = self._run_budget(variant, inputs, work)
+        self.budgets.append(budget)
         self._say(f"target: {budget.sentence()}")
         return step.sized(budget.size_bytes)
 

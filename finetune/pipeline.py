@@ -38,7 +38,7 @@ from finetune.data import DataSettings, Splits, identity, prepare
 from finetune.data.draw import lengths_of
 from finetune.data.mixing import account, mix
 from finetune.data.report import lines
-from finetune.device_target import DeviceBudget
+from finetune.device_target import DeviceBudget, budget_folder
 from finetune.export_rows import RowsToDraw
 from finetune.exporting import Exporting
 from finetune.hub import is_on_a_hub
@@ -209,7 +209,8 @@ class Run:
     def _manifests(self) -> tuple[Manifest, ...]:
         """The manifests of the stages this report stands on."""
         rows = dict.fromkeys(splits.folder for splits in (self.splits, self.general, self.training_rows) if splits)
-        folders = [*rows, *(stage.folder for stage in (self.trained, self.merged, *self.exports))]
+        made = (self.trained, self.merged, *self.exports, *self._exporting.budgets)
+        folders = [*rows, *(stage.folder for stage in made)]
         return tuple(manifest for folder in folders if (manifest := read_manifest(folder)) is not None)
 
     @cached_property
@@ -381,7 +382,7 @@ class Run:
             return self._stage(self.folder / "export" / variant, f"quantize {variant}", inputs, work, QuantizedModel)
 
         def budget(variant: str, inputs: Inputs, work: Callable[[Path], DeviceBudget]) -> DeviceBudget:
-            return self._stage(self.folder / "target" / variant, f"room for {variant}", inputs, work, DeviceBudget)
+            return self._stage(budget_folder(self.folder, variant), f"room for {variant}", inputs, work, DeviceBudget)
 
         return Exporting(
             self.recipe.export.steps(),

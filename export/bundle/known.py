@@ -4,14 +4,13 @@ A device holds every action to it (`device/client.py`, whose `leaves` are the fi
 off the rows, and how often the rule would refuse right answers is counted on rows that took no part.
 """
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from export.bundle.device.client import leaves, meaning_problem
+from export.bundle.device.client import leaves, meaning_problem, says, spoken
 from export.frozen import Frozen
 
 # A field's values are closed when they repeat: few of them, each often enough that another one would have been seen.
@@ -49,11 +48,11 @@ class KnownValues(Frozen):
 
 def known_values(training: Sequence[Asked], held_out: Sequence[Asked]) -> KnownValues:
     """The rules of the training rows' fields, and how they do on held-out rows."""
-    seen: defaultdict[str, list[tuple[Any, str]]] = defaultdict(list)
+    seen: defaultdict[str, list[tuple[Any, bool]]] = defaultdict(list)
     for row in training:
-        said = unicodedata.normalize("NFC", row.command).casefold()
+        said = spoken(row.command)
         for path, value in leaves(row.action):
-            seen[path].append((value, said))
+            seen[path].append((value, says(said, value)))
     known = KnownValues(
         fields={path: _rule(found) for path, found in sorted(seen.items())}, training_rows=len(training)
     )
@@ -63,11 +62,11 @@ def known_values(training: Sequence[Asked], held_out: Sequence[Asked]) -> KnownV
     return known.model_copy(update=counted)
 
 
-def _rule(found: Sequence[tuple[Any, str]]) -> FieldRule:
+def _rule(found: Sequence[tuple[Any, bool]]) -> FieldRule:
     values = tuple(dict.fromkeys(value for value, _ in found))
     if len(values) <= _MOST_VALUES and len(found) >= _LEAST_ROWS_A_VALUE * len(values):
         return FieldRule(kind="closed", rows=len(found), values=values)
-    quoted = sum(str(value).casefold() in said for value, said in found)
+    quoted = sum(is_said for _, is_said in found)
     if len(found) >= _LEAST_ROWS and quoted >= _LEAST_QUOTED * len(found):
         return FieldRule(kind="quoted", rows=len(found))
     return FieldRule(kind="free", rows=len(found))

@@ -2,6 +2,7 @@
 
 import gzip
 import tarfile
+import zlib
 from pathlib import Path
 
 from export.artifacts import sha256_of_file
@@ -44,7 +45,7 @@ def unpack(bundle: Path, into: Path) -> Path:
     try:
         with tarfile.open(bundle) as tar:
             tar.extractall(into, filter="data")
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise ExportError(f"{bundle} cannot be unpacked ({error}); expected a .tar.gz of `fieldtune bundle`.") from None
     found = [path.parent for path in into.glob(f"*/{SUMS}")]
     if len(found) != 1:

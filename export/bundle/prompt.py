@@ -23,7 +23,9 @@ _SYSTEM_PLACE = "SYSTEM-PROMPT-STANDS-HERE"
 class Prompt(Frozen):
     """What is the same in every prompt. `prefix_text` is that of `prefix_ids`; `opening` begins with a special token.
 
-    Before the command comes `before_command`, behind it `behind_command`; no special token is in either.
+    Before the command comes `before_command`, behind it `behind_command`; no special token is in either. llama.cpp
+    reads the tokens of `always_read` as one wherever they stand, whether or not special tokens are asked for: added
+    tokens that are not special, such as Qwen's <tool_call> and <think>.
     """
 
     prefix_text: str
@@ -31,6 +33,7 @@ class Prompt(Frozen):
     before_command: str
     behind_command: str
     opening: str
+    always_read: tuple[str, ...] = ()
 
 
 class TurnTexts(Frozen):
@@ -63,6 +66,7 @@ def prompt_of(
         before_command=before[last:],
         behind_command=behind[:first],
         opening=behind[first:],
+        always_read=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if not t.special),
     )
 
 

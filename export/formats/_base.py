@@ -24,12 +24,14 @@ class ExportRows(NamedTuple):
     """Rows that a variant is made with; no held-out row is among them.
 
     `calibration` holds token ids of chat-formatted training rows, `general` the same of the general rows beside them.
-    `search` has rows to measure on while settings are searched for: none of those that it is calibrated on.
+    `search` has rows to measure on while settings are searched for: none of those that it is calibrated on. They are
+    validation rows, and where these are too few the last `search_from_training` of them training rows.
     """
 
     calibration: Sequence[Sequence[int]] = ()
     general: Sequence[Sequence[int]] = ()
     search: Sequence[Encoded] = ()
+    search_from_training: int = 0
 
 
 class Format(Step):

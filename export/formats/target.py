@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from export.artifacts import ModelFolder, QuantizedModel
+from export.artifacts import Fallback, ModelFolder, QuantizedModel
 from export.chat import Encoded
 from export.errors import ExportError
 from export.formats._base import ExportRows, Format, RowsWanted
@@ -116,9 +116,19 @@ class Target(Format):
         record = self._search(source, importance, importances, model, rows.search, kept, say)
         shutil.copyfile(importance.path, out / importance.path.name)
         result = self._write(record, source, importances, out)
-        for large in (*kept.glob("*.gguf"), *kept.glob("*.npy")):
+        result = result.model_copy(update={"fallbacks": (*result.fallbacks, *self._rows_otherwise(rows))})
+        for large in (*kept.glob("*/*.gguf"), *kept.glob("*/*.npy")):
             large.unlink()
         return result
+
+    def _rows_otherwise(self, rows: ExportRows) -> tuple[Fallback, ...]:
+        """What is to be told of the rows that the mix was chosen by."""
+        asked, found, trained_on = self.search_rows, len(rows.search), rows.search_from_training
+        if found == asked and not trained_on:
+            return ()
+        used = f"{found - trained_on} validation rows" + (f" and {trained_on} training rows" if trained_on else "")
+        reason = "there are no more validation rows; raise data.valid_share"
+        return (Fallback(what="search rows", asked=f"{asked} validation rows", used=used, reason=reason),)
 
     def tool_versions(self) -> dict[str, str]:
         """See `Format.tool_versions`."""

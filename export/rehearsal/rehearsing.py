@@ -19,11 +19,12 @@ from export.frozen import Frozen
 from export.hardware import environment
 from export.rehearsal import figures
 from export.rehearsal.limits import Limit, limit_of
-from export.rehearsal.results import Rehearsal, Restart
+from export.rehearsal.results import AgainstMerged, Rehearsal, Restart
 from export.rehearsal.soaking import Asked, soak
 from export.verdict import Verdict
 
 _SHOWN_REASONS = 10
+_POINT = 0.01  # of right answers, that a bundle may be worse than the merged model
 
 
 class RehearsalSettings(Frozen):
@@ -235,18 +236,30 @@ def _is_valid(answer: Mapping[str, Any], keeps: Callable[[Any], bool]) -> bool:
 
 
 def _verdict(found: Mapping[str, Any]) -> tuple[tuple[str, ...], Verdict]:
-    """What is not as it must be, and the verdict: `cannot tell` where all but the growth of memory is decided."""
-    problems = []
+    """What is not as it must be, and the verdict: `cannot tell` where nothing failed and something is not decided."""
+    against, grown = found["against_merged"], found["growth"]
+    failed = []
     if found["wrong_schema"]:
-        problems.append(f"{found['wrong_schema']:,} of {found['answers']:,} answers break the schema")
+        failed.append(f"{found['wrong_schema']:,} of {found['answers']:,} answers break the schema")
     if found["changed_answers"]:
-        problems.append(f"{found['changed_answers']:,} answers differ from the same row's first one")
-    problems += [f"after {r.after}: another answer than before" for r in found["restarts"] if not r.same_answer]
-    grown = found["growth"]
+        failed.append(f"{found['changed_answers']:,} answers differ from the same row's first one")
+    if found["not_taken"].count == found["not_taken"].n:
+        failed.append("no answer was taken for an action")
+    if against is not None and against.interval[1] < -_POINT:
+        failed.append(f"more than one point worse than the merged model: {_beside(against)}")
+    failed += [f"after {r.after}: another answer than before" for r in found["restarts"] if not r.same_answer]
     if grown is not None and grown.verdict == "fail":
-        problems.append("memory grows by more than one hundredth of the limit an hour")
-    if problems:
-        return tuple(problems), "fail"
-    if grown is not None and grown.verdict == "cannot tell":
-        return ("whether memory grows cannot be told: rehearse for more minutes",), "cannot tell"
-    return (), "pass"
+        failed.append("memory grows by more than one hundredth of the limit an hour")
+    if failed:
+        return tuple(failed), "fail"
+    undecided = []
+    if against is not None and against.difference < -_POINT:
+        undecided.append(f"whether it is a point worse than the merged model takes more rows: {_beside(against)}")
+    if grown is None or grown.verdict in (None, "cannot tell"):
+        undecided.append("whether memory grows cannot be told: rehearse for more minutes (five at least)")
+    return tuple(undecided), "cannot tell" if undecided else "pass"
+
+
+def _beside(against: AgainstMerged) -> str:
+    low, high = (f"{end * 100:+.1f}" for end in against.interval)
+    return f"{against.right} right against {against.merged_right} of {against.rows} rows, {low} to {high} points"

@@ -79,6 +79,9 @@ def search(
     if not rows:
         raise ExportError("a search needs rows with answers to measure on, and was given none. Raise data.valid_share.")
     names = quantized_tensors(source)
+    # what was made of another model, or rounded by other importance data, is not to be taken for this one's
+    folder = folder / sha256_of_json(dict(made_from))[:16]
+    folder.mkdir(parents=True, exist_ok=True)
     files = TypeFiles(source, names, importances, quantize, folder)
     trials = Trials(files, source, rows, made_from, folder, vocabulary_size, say)
     searching = _Searching(files, settings, importances, trials, budget(files), source)
@@ -253,8 +256,10 @@ class _Searching:
         left = self._settings.moves
         for kind, factor in moves:
             changed = {**factors, kind: factors[kind] * factor}
+            if left == 0:
+                break
             types = self._solved(changed)
-            if left == 0 or types in seen:
+            if types in seen:
                 continue
             left -= 1
             seen.append(types)

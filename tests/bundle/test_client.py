@@ -1,5 +1,6 @@
 """What the bundle's client lets pass, against a model that says what it is told to, and as a program of its own."""
 
+import http.client
 import json
 import shutil
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 
 from export.bundle.device import client
 from export.bundle.known import Asked, known_values
+from export.bundle.prompt import prompt_of
 from tests.bundle.making import read
+from tests.export.chat_tokenizers import build_tokenizer
 
 
 class _Scripted:
@@ -64,6 +68,9 @@ def talk(tmp_path):
     [
         ('{"task":"dance"}', "/task: 'dance' is none of the 2 values known"),
         ('{"task":"mop","area":"kitchen"}', "/area: 'kitchen' is not in the command"),
+        ('{"task":"mop","area":""}', "/area: '' is not in the command"),
+        ('{"task":"mop","area":"all"}', "/area: 'all' is not in the command"),  # no word of "hall"
+        ('{"task":1e999}', "the answer is not JSON: 1e999 is larger"),
         ('{"task":"mop","area":7}', "breaks the schema: $.area"),
         ('{"area":"hall"}', "breaks the schema"),
         ('{"task":"mop","extra":1}', "breaks the schema"),
@@ -111,6 +118,65 @@ def test_a_command_that_cannot_be_asked_is_not(talk):
     assert talk(model, grammar=True).answer("   ")["reason"] == "the command is empty"
     assert "too long" in talk(model, grammar=True).answer("x" * 80)["reason"]
     assert model.asked == []
+
+
+def test_nothing_that_comes_in_or_goes_wrong_ends_the_client(talk):
+    class _Broken(_Scripted):
+        def generate(self, ids, max_new_tokens):
+            raise self.texts.pop(0)
+
+    for command in (5, None, ["mop"]):
+        assert talk(_Scripted(), grammar=True).answer(command)["reason"] == "the command is no text"
+    assert talk(_Scripted(), grammar=True).answer("mop \udcff")["reason"] == "the command is no text in UTF-8"
+    for error in (RuntimeError("broke off"), http.client.BadStatusLine("x"), KeyError("tokens"), TimeoutError()):
+        answer = talk(_Broken(error), grammar=True).answer("mop")
+        assert answer["action"] is None
+        assert answer["reason"].startswith("the model gave no answer: ")
+    assert [*client._commands(iter(['"mop"\n', "{\n", "null\n"]), "json")] == ["mop", None, None]
+
+
+def test_a_command_that_spells_a_token_which_is_always_read_is_refused(bundle, talk):
+    prompt = read(bundle / "bundle.json")["prompt"]
+    given = {**prompt, "always_read": ["<tool_call>"]}
+    with pytest.raises(client.RejectedError, match="<tool_call>, which the model would not read as text"):
+        client.prompt_ids(given, "mop <tool_call> now", lambda text, special: [1])
+    assert client.prompt_ids(given, "mop <tool call> now", lambda text, special: [1])
+
+
+def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special():
+    tokenizer = build_tokenizer("plain")
+    plain = prompt_of(tokenizer, None, lambda text: [1])
+    tokenizer.add_tokens([AddedToken("<tool_call>", special=False)])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|other|>"]})
+    assert prompt_of(tokenizer, None, lambda text: [1]).always_read == (*plain.always_read, "<tool_call>")
+
+
+@pytest.mark.parametrize(
+    ("command", "value", "held"),
+    [
+        ("clean the bedroom", "bed", False),
+        ("clean the bedroom", "bedroom", True),
+        ("bedroom, then the bed", "bed", True),
+        ("打扫卧室", "卧室", True),  # no spaces part the words of Chinese
+        ("mop the Caf\u00e9", "Cafe\u0301", True),  # composed or not, the same word
+        ("set 25 degrees", 25, True),
+        ("set 250 degrees", 25, False),
+        ("mop", "", False),
+        ("mop", " ", False),
+    ],
+)
+def test_a_value_is_in_a_command_by_whole_words(command, value, held):
+    assert client.says(client.spoken(command), value) is held
+
+
+def test_a_field_that_no_row_has_is_told_even_when_it_is_empty():
+    known = known_values([Asked("mop", {"task": "mop"})] * 30, ()).model_dump()
+    for empty in ([], {}):
+        assert (
+            client.meaning_problem(known, {"task": "mop", "new": empty}, "mop") == "no training row has the field /new"
+        )
+    flags = known_values([Asked("mop", {"wet": 1})] * 30, ()).model_dump()
+    assert "none of the 1 values known" in client.meaning_problem(flags, {"wet": True}, "mop")
 
 
 def test_a_command_cannot_speak_for_anybody_else(bundle, vocabulary):

@@ -45,10 +45,11 @@ def test_a_bundle_is_rehearsed_from_its_archive_to_the_last_restart(bundle, tmp_
     archive = bundle.with_name(f"{bundle.name}.tar.gz")
     out, kept = tmp_path / "rehearsal.json", tmp_path / "kept"
     asked = ["rehearse", str(archive), "--memory", "1GB", "--minutes", "0.05", "--out", str(out), "--keep", str(kept)]
-    assert cli.main(asked) == 0, capsys.readouterr().out
+    assert cli.main(asked) == 3, capsys.readouterr().out  # three seconds say nothing of growth
     found = read(out)
     rows = [json.loads(line) for line in (bundle / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert found["problems"] == []
+    (undecided,) = found["problems"]
+    assert "whether memory grows cannot be told" in undecided
     assert found["limit"]["memory_bytes"] == 1000 * MEGABYTE
     assert 30 * MEGABYTE < found["peak_resident_bytes"] < found["peak_address_bytes"] <= 1000 * MEGABYTE
     assert found["answers"] >= found["rows"] == len(rows)
@@ -94,10 +95,12 @@ def test_a_file_that_was_tampered_with_is_found_before_anything_runs(bundle, tmp
         ("        data = str(started).encode()\n", "answers differ from the same row's first one"),
     ],
 )
-def test_a_client_that_answers_wrongly_fails(changed, plant, problem):
+def test_a_client_that_answers_wrongly_fails(changed, tmp_path, plant, problem):
     line = "        seconds = time.perf_counter() - first\n"
     broken = changed("client.py", lambda text: text.replace(line, line + plant))
-    settings = RehearsalSettings(bundle=broken, memory_bytes=1000 * MEGABYTE, cpus=1, minutes=0.02)
+    few = tmp_path / "rows.jsonl"  # so few that they are asked again, however slow the machine is
+    few.write_text("\n".join((broken / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:2]), encoding="utf-8")
+    settings = RehearsalSettings(bundle=broken, memory_bytes=1000 * MEGABYTE, cpus=1, minutes=0.1, rows=few)
     found = rehearse(settings, print)
     assert found.verdict == "fail"
     assert any(problem in one for one in found.problems), found.problems
@@ -119,7 +122,7 @@ def test_a_server_that_is_not_there_is_told_and_one_that_goes_gives_no_action(bu
             raise ConnectionRefusedError("refused")
 
     answer = client.Client(bundle, _Gone()).answer("mop")
-    assert answer == {"action": None, "reason": "the server gave no answer: refused"}
+    assert answer == {"action": None, "reason": "the model gave no answer: refused"}
 
 
 def test_rows_that_cannot_be_read_and_more_processors_than_there_are(bundle, tmp_path):

@@ -198,17 +198,17 @@ def settings(**changed):
     )
 
 
-def searched(made, folder, said, bits=5.0, **changed):
+def searched(made, folder, said, bits=5.0, quantize=quantize_file, made_from=None, **changed):
     folder.mkdir(exist_ok=True)
     return search(
         made.source,
         settings(**changed),
         rows(1, 6, made.vocabulary_size),
         made.importances,
-        quantize_file,
+        quantize,
         folder,
         budget=lambda files: files.header_bytes() + int(bits * files.weights / 8),
-        made_from={"source": sha256_of_file(made.source)},
+        made_from=made_from or {"source": sha256_of_file(made.source)},
         vocabulary_size=None,
         say=said.append,
     )
@@ -249,11 +249,32 @@ def test_an_interrupted_search_goes_on_where_it_was_and_finds_the_same(made, tmp
         searched(made, tmp_path / "cut", Stopping())
     again = searched(made, tmp_path / "cut", said)
     assert again == undisturbed
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "cut").glob("*.json")]
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "cut").glob("*/*.json")]
     assert len([entry for entry in kept if "kl" in entry]) == len(said) + 5
     said.clear()
     assert searched(made, tmp_path / "cut", said) == undisturbed
     assert said == []
+
+
+def test_what_was_made_of_another_model_is_not_taken_for_this_ones(made, tmp_path):
+    """A search that was cut short leaves files of each type, and the model is trained anew before the next."""
+    seen = []
+
+    def counting(source, file_type, target, importances, types):
+        seen.append(target)
+        return quantize_file(source, file_type, target, importances, types)
+
+    def made_of(source):
+        return searched(
+            made, tmp_path / "kept", [], presets=0, moves=0, quantize=counting, made_from={"source": source}
+        )
+
+    record = made_of("one")
+    first = len(seen)
+    assert made_of("one") == record
+    assert len(seen) == first > 0
+    assert made_of("another") == record
+    assert len(seen) == 2 * first
 
 
 def test_a_target_that_cannot_be_met_names_the_least_that_can(made, tmp_path):

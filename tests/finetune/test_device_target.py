@@ -2,6 +2,7 @@
 
 import pytest
 
+from export.bundle import Runtime
 from export.device.budget import Limits, fit
 from export.device.memory import MEMORY_ERROR_SHARE
 from export.device.sizes import as_it_is
@@ -10,6 +11,7 @@ from export.formats import ExportRows
 from export.formats.gguf import Gguf
 from export.formats.target import Target
 from export.readers.gguf import read_gguf
+from finetune.bundling import BundleSettings, _runtime
 from finetune.device_target import device_budget
 from finetune.fitting import model_of_sixteen_bit
 from finetune.preflight import inspect
@@ -43,6 +45,26 @@ def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source,
     assert _verdict(source, device, limits, int(budget.size_bytes * 0.99), budget.cache_type) == "fits"
     assert _verdict(source, device, limits, int(budget.size_bytes * 1.05), budget.cache_type) != "fits"
     assert budget.binding == ("memory" if limits.min_tokens_per_second is None else "tokens per second")
+
+
+def test_speed_is_told_by_the_slowest_type_that_was_measured(source):
+    limits = Limits(context_tokens=256, min_tokens_per_second=40)
+    slow = {"iq4_xs": {"decode_bytes_per_second": 5e8, "prefill_flops_per_second": 1e10}}
+    plain, slower = (device_budget(source, a_device(400, rates=r), limits, source.parent) for r in ({}, slow))
+    assert slower.by_speed_bytes < 0.7 * plain.by_speed_bytes
+
+
+def test_a_bundle_takes_the_context_and_the_cache_that_its_file_was_sized_for(source, tmp_path):
+    room = device_budget(source, a_device(400), Limits(context_tokens=1024), tmp_path)
+    room = room.model_copy(update={"cache_type": "q8_0"})
+    asked = BundleSettings(run=tmp_path, out=tmp_path)
+    assert _runtime(asked, None, 512, 64) == Runtime(context_tokens=512, max_new_tokens=64, cache_type="f16")
+    assert _runtime(asked, room, 512, 64) == Runtime(context_tokens=1024, max_new_tokens=64, cache_type="q8_0")
+    for more in ({"cache_type": "f16"}, {"context_tokens": 2048}):
+        with pytest.raises(RecipeError, match="was sized for a small board with a context of 1,024 tokens"):
+            _runtime(asked.model_copy(update=more), room, 512, 64)
+    with pytest.raises(RecipeError, match="the rows need a context of 1,500"):
+        _runtime(asked, room, 1500, 64)
 
 
 def test_the_cache_is_kept_in_8_bits_where_that_leaves_more(source):

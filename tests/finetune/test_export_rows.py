@@ -65,9 +65,11 @@ def test_rows_to_search_by_are_of_validation_first_and_calibrate_nothing(splits)
     domain, _ = splits
     found = _rows(splits, RowsWanted(20, search=50))
     assert {row.ids for row in found.search} < _ids(domain, "valid")
+    assert found.search_from_training == 0
     found = _rows(splits, RowsWanted(20, search=90))
     ids = {row.ids for row in found.search}
     assert len(ids) == 90
+    assert found.search_from_training == len(ids - _ids(domain, "valid"))
     assert _ids(domain, "valid") < ids
     assert not ids & (set(found.calibration) | _ids(domain, "held_out"))
     assert _rows(splits, RowsWanted(20)).search == ()

@@ -10,7 +10,7 @@ from export.formats import RowsWanted
 from export.formats.gguf import Gguf
 from export.formats.target import CANDIDATES, Target, _at_least
 from finetune import cli
-from finetune.device_target import device_budget
+from finetune.device_target import device_budget, room_of
 from finetune.recipe import load
 from tests.device_profiles import a_device
 
@@ -112,7 +112,7 @@ def test_from_a_recipe_to_a_judged_mix(tmp_path, capsys):
     said = capsys.readouterr()
     assert "from an earlier run" not in said.out + said.err
     assert "search:" not in said.out + said.err
-    assert not [*(run / "export").glob(".search-*/*.gguf")]
+    assert not [*(run / "export").glob(".search-*/**/*.gguf")]
 
 
 @pytest.mark.slow
@@ -138,6 +138,10 @@ def test_from_a_device_to_a_file_that_it_has_room_for(tmp_path, capsys):
     assert 3.0e6 < mix.stat().st_size < 4.3e6  # a cache in 8 bits leaves more than the 3.4 MB
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert "gguf/mix-board" in {subject["name"] for subject in report["subjects"]}
+    room = room_of(run, "gguf/mix-board")
+    assert (room.device, room.cache_type, room.context_tokens) == ("a small board", "q8_0", 256)
+    assert "room for gguf-mix-board" in {stage["stage"] for stage in report["stages"]}
+    assert room_of(run, "gguf/f16") is None
 
     # what a vocabulary takes is measured again, and differs by some pages: no reason to search again
     assert cli.main(command) == status

@@ -17,6 +17,7 @@ Needs Python 3.10 or newer, jsonschema, and llama-cpp-python unless --server is 
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -40,6 +41,8 @@ STATE = "prefix.state"
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL)
 _SECONDS_TO_WAIT = 600.0
 _SECONDS_TO_LOAD = 120.0
+# What a model or a server may end in: a broken context; a connection that is gone; an answer that is none of its own.
+_NO_ANSWER = (RuntimeError, OSError, http.client.HTTPException, KeyError, ValueError)
 
 
 class Generation(NamedTuple):
@@ -68,10 +71,16 @@ class RejectedError(Exception):
 
 
 def prompt_ids(prompt: Mapping[str, Any], command: str, tokenize: Callable[[str, bool], list[int]]) -> list[int]:
-    """Token ids of the whole prompt. Whatever a command spells, it stays text: no special token is read in it."""
+    """Token ids of the whole prompt. No special token is read in a command, whatever it spells.
+
+    Raises RejectedError for an empty one, and for one that spells a token which llama.cpp reads wherever it stands.
+    """
     text = unicodedata.normalize("NFC", command).strip()
     if not text:
         raise RejectedError("the command is empty")
+    spelled = [token for token in prompt.get("always_read", ()) if token in text]
+    if spelled:
+        raise RejectedError(f"the command spells {spelled[0]}, which the model would not read as text")
     spoken = tokenize(prompt["before_command"] + text + prompt["behind_command"], False)
     return [*prompt["prefix_ids"], *spoken, *tokenize(prompt["opening"], True)]
 
@@ -81,7 +90,12 @@ def read_action(text: str, fenced_too: bool) -> Any:
     stripped = text.strip()
     fenced = _FENCED.fullmatch(stripped) if fenced_too else None
     try:
-        return json.loads(fenced["inside"] if fenced else stripped, object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(
+            fenced["inside"] if fenced else stripped,
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise RejectedError(f"the answer is not JSON: {error}") from None
 
@@ -97,6 +111,13 @@ def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits} is larger than any number there is room for")
+    return value
+
+
 def schema_problem(schema: Any, action: Any) -> str | None:
     """How an action breaks the schema, or None."""
     from jsonschema import Draft202012Validator, validators
@@ -107,29 +128,54 @@ def schema_problem(schema: Any, action: Any) -> str | None:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each text, number and the like within a value, with the fields that lead to it; places in lists do not count."""
-    if isinstance(value, dict):
+    """Each text, number and the like within a value, with the fields that lead to it; places in lists do not count.
+
+    An empty list or object is such a value too: its field is said all the same.
+    """
+    if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from leaves(inner, f"{path}/{key}")
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value:
         for inner in value:
             yield from leaves(inner, f"{path}/*")
     else:
         yield path, value
 
 
+def spoken(text: str) -> str:
+    """A text as it is compared: composed, and without case."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def says(command: str, value: Any) -> bool:
+    """Whether a command, as `spoken`, holds a value: whole words of it, in a script that parts its words."""
+    wanted = spoken(str(value)).strip()
+    place = command.find(wanted) if wanted else -1
+    while place >= 0:
+        end = place + len(wanted)
+        if not _joined(command[place - 1 : place], wanted[0]) and not _joined(wanted[-1], command[end : end + 1]):
+            return True
+        place = command.find(wanted, place + 1)
+    return False
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two characters side by side are within one word: letters or digits of Latin, Greek or Cyrillic script."""
+    return all(one.isalnum() and ord(one) < 0x0590 for one in (left, right) if one) and bool(left and right)
+
+
 def meaning_problem(known: Mapping[str, Any], action: Any, command: str) -> str | None:
     """What an action says that training never showed, or None: an unknown field, an unknown value of a field that has
     few, or words that the command does not hold where a field always repeats the command's.
     """
-    said = unicodedata.normalize("NFC", command).casefold()
+    said = spoken(command)
     for path, value in leaves(action):
         rule = known["fields"].get(path)
         if rule is None:
             return f"no training row has the field {path}"
-        if rule["kind"] == "closed" and value not in rule["values"]:
+        if rule["kind"] == "closed" and not any(value == one and type(value) is type(one) for one in rule["values"]):
             return f"{path}: {value!r} is none of the {len(rule['values'])} values known"
-        if rule["kind"] == "quoted" and str(value).casefold() not in said:
+        if rule["kind"] == "quoted" and not says(said, value):
             return f"{path}: {value!r} is not in the command"
     return None
 
@@ -144,22 +190,28 @@ class Client:
         self._known = _read(folder / KNOWN) if (folder / KNOWN).is_file() else None
         self._has_grammar = (folder / GRAMMAR).is_file()
 
-    def answer(self, command: str) -> dict[str, Any]:
-        """What to do for a command, and what it took."""
+    def answer(self, command: Any) -> dict[str, Any]:
+        """What to do for a command, and what it took. Whatever comes in or goes wrong, an answer comes out."""
         try:
+            if not isinstance(command, str):
+                raise RejectedError("the command is no text")
             ids = prompt_ids(self._settings["prompt"], command, self.model.tokenize)
             most = self._settings["max_new_tokens"]
             if len(ids) + most > self._settings["context_tokens"]:
                 raise RejectedError(f"the command is too long: {len(ids)} tokens with its prompt")
         except RejectedError as error:
             return {"action": None, "reason": str(error)}
+        except UnicodeError:
+            return {"action": None, "reason": "the command is no text in UTF-8"}
+        except _NO_ANSWER as error:
+            return {"action": None, "reason": f"the model gave no answer: {_words(error)}"}
         room, attempts = self._settings["context_tokens"] - len(ids), 1
         try:
             generation = self.model.generate(ids, most)
             if not generation.stopped and room > most:
                 generation, attempts = self.model.generate(ids, min(2 * most, room)), 2
-        except OSError as error:  # of a server: it is gone, or refused
-            return {"action": None, "reason": f"the server gave no answer: {error}"}
+        except _NO_ANSWER as error:
+            return {"action": None, "reason": f"the model gave no answer: {_words(error)}"}
         return {**self._judged(generation, command), **generation._asdict(), "attempts": attempts}
 
     def _judged(self, generation: Generation, command: str) -> dict[str, Any]:
@@ -318,7 +370,7 @@ class LocalModel:
         record = self._state_path.with_name(f"{STATE}.sha256")
         if not self._state_path.is_file() or not record.is_file():
             return False
-        if record.read_text().split() != [_sha256(self._state_path), STATE]:
+        if record.read_bytes().split() != [_sha256(self._state_path).encode(), STATE.encode()]:
             return False
         room = (ctypes.c_int32 * (len(self._prefix) + 1))()
         count = ctypes.c_size_t(0)
@@ -336,12 +388,15 @@ class LocalModel:
         partial = self._state_path.with_name(f".{STATE}.{os.getpid()}")
         record = partial.with_name(f"{partial.name}.sha256")
         try:
-            self._library.llama_state_seq_save_file(self._context, str(partial).encode(), 0, ids, len(ids))
+            if not self._library.llama_state_seq_save_file(self._context, str(partial).encode(), 0, ids, len(ids)):
+                raise OSError("llama.cpp could not write it")
             record.write_text(f"{_sha256(partial)}  {STATE}\n")
             partial.replace(self._state_path)
             record.replace(self._state_path.with_name(f"{STATE}.sha256"))
         except OSError as error:
             print(f"{self._state_path} was not written: {error}", file=sys.stderr)
+            for left in (partial, record):
+                left.unlink(missing_ok=True)
 
     def _bytes_of(self, token: int) -> bytes:
         import ctypes
@@ -434,8 +489,24 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
 def _say(content: Mapping[str, Any]) -> None:
-    print(json.dumps(content, ensure_ascii=False), flush=True)
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _commands(lines: Iterator[str], kind: str) -> Iterator[Any]:
+    """The command of each line; one that is no JSON is passed on as nothing, and refused like any other."""
+    for line in lines:
+        if kind == "text":
+            yield line.strip()
+            continue
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            yield None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -462,8 +533,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     client = Client(HERE, model)
     if parsed.lines:
         _say({"ready": True, "state": model.state, "seconds": time.perf_counter() - started})
-    read = json.loads if parsed.lines == "json" else str.strip
-    commands = map(read, sys.stdin) if parsed.lines else [" ".join(parsed.command)]
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    commands = _commands(iter(sys.stdin), parsed.lines) if parsed.lines else iter([" ".join(parsed.command)])
     taken = True
     for command in commands:
         answer = client.answer(command)
