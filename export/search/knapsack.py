@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Columns of the table at most: one of 200,000 and 300 tensors takes 60 MB and seconds.
+# Columns of the table at most: one of 200,000 and 300 tensors takes 120 MB and seconds.
 MOST_UNITS = 200_000
 
 
