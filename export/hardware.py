@@ -182,13 +182,20 @@ def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 def _cpu_has_bfloat16(cpu_info: str) -> bool:
     """Whether the text of /proc/cpuinfo lists native bfloat16 products (Linux on x86-64; False elsewhere)."""
-    flags = next((line for line in cpu_info.splitlines() if line.startswith("flags")), "")
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.partition(":")[2].split())
+    return _has_flag(cpu_info, {"avx512_bf16", "amx_bf16"})
 
 
 def _processor_name(cpu_info: str) -> str:
+    """Its name, and what of it is not used: speeds are told with it."""
     names = [line.partition(":")[2].strip() for line in cpu_info.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    # as in `export.engines._llama_model.model_parameters`
+    return f"{name} (llama.cpp without AMX)" if _has_flag(cpu_info, {"amx_int8"}) else name
+
+
+def _has_flag(cpu_info: str, wanted: set[str]) -> bool:
+    flags = next((line for line in cpu_info.splitlines() if line.startswith("flags")), "")
+    return not wanted.isdisjoint(flags.partition(":")[2].split())
 
 
 def _cpu_info() -> str:

@@ -187,8 +187,10 @@ def _reserve_here(asked: _Reserve) -> Reservations:
 def _load(path: Path, weights: str, *, allocate: bool, reason: Any) -> Any:
     import llama_cpp
 
+    from export.engines.llama_library import model_parameters
+
     llama_cpp.llama_backend_init()
-    parameters = llama_cpp.llama_model_default_params()
+    parameters = model_parameters()
     mapped = weights == "mapped"
     parameters.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if mapped else llama_cpp.LLAMA_LOAD_MODE_NONE
     parameters.no_alloc = not allocate

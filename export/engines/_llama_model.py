@@ -94,6 +94,20 @@ def open_vocabulary(path: Path) -> Iterator[Vocabulary]:
             llama_cpp.llama_model_free(model)
 
 
+def model_parameters() -> Any:
+    """llama.cpp's defaults for opening a model, without kernels that end the process where they are used.
+
+    GCC drops the tiles' configuration from a build for AMX, so that the first product of a quantized matrix is an
+    illegal instruction (seen with GCC 12; llama.cpp's pull request 26954). Such a build does without AMX, and without
+    weights packed anew, which go by the same switch; `export.hardware` names it with the processor.
+    """
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.use_extra_bufts = b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
+    return parameters
+
+
 def load_model(path: Path, *, vocabulary_only: bool = False) -> Any:
     """llama.cpp's model pointer for the GGUF file at `path`; the caller frees it.
 
@@ -105,7 +119,7 @@ def load_model(path: Path, *, vocabulary_only: bool = False) -> Any:
         raise EngineError(f"{path} is not a file; llama.cpp runs GGUF files.")
     with captured_log() as log:
         llama_cpp.llama_backend_init()
-        parameters = llama_cpp.llama_model_default_params()
+        parameters = model_parameters()
         parameters.vocab_only = vocabulary_only
         # a mapped file would be in memory a second time where llama.cpp packs its weights anew for the processor
         parameters.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE

@@ -8,6 +8,6 @@ Formats, the checks of identity and `fieldtune chat` ask it. They are not named 
 from export.engines._llama_answers import Answers, ask
 from export.engines._llama_grammar import GrammarWalk
 from export.engines._llama_log import captured_log
-from export.engines._llama_model import Vocabulary, open_vocabulary
+from export.engines._llama_model import Vocabulary, model_parameters, open_vocabulary
 
-__all__ = ["Answers", "GrammarWalk", "Vocabulary", "ask", "captured_log", "open_vocabulary"]
+__all__ = ["Answers", "GrammarWalk", "Vocabulary", "ask", "captured_log", "model_parameters", "open_vocabulary"]

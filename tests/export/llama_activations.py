@@ -93,12 +93,12 @@ def mean_squares(path: Path, rows: Sequence[Sequence[int]]) -> dict[str, NDArray
     """The mean square of each weight's input channels, over all tokens of `rows`, by llama.cpp."""
     import llama_cpp
 
-    from export.engines.llama_library import captured_log
+    from export.engines.llama_library import captured_log, model_parameters
 
     listener = Listener()
     with captured_log():
         llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_parameters())
         parameters = llama_cpp.llama_context_default_params()
         longest = max(map(len, rows))
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = longest

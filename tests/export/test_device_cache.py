@@ -7,7 +7,7 @@ import pytest
 from export.converter import convert
 from export.device.cache import CacheShape, cache_shape
 from export.device.profile import CACHE_TYPES
-from export.engines.llama_library import captured_log
+from export.engines.llama_library import captured_log, model_parameters
 from export.readers.gguf import read_gguf
 from tests.export.tiny_models import ARCHITECTURES, build
 
@@ -86,7 +86,7 @@ def _said_of_a_context(llama_cpp, path, context_tokens, cache_type):
     parameters.n_ctx = context_tokens
     parameters.type_k = parameters.type_v = getattr(llama_cpp, f"GGML_TYPE_{cache_type.upper()}")
     with captured_log() as log:
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_parameters())
         context = llama_cpp.llama_init_from_model(model, parameters)
         assert context, log.reason()
         llama_cpp.llama_free(context)

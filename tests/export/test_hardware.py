@@ -31,6 +31,13 @@ def test_compute_dtype_follows_the_processor(monkeypatch: pytest.MonkeyPatch, fl
     assert hardware.compute_dtype() == dtype
 
 
+@pytest.mark.parametrize(
+    ("flag", "name"), [("amx_int8", "A Processor @ 2 GHz (llama.cpp without AMX)"), ("avx2", None)]
+)
+def test_a_processor_whose_amx_is_not_used_says_so(flag: str, name: str | None) -> None:
+    assert hardware._processor_name(CPU_INFO.format(flag=flag)) == (name or "A Processor @ 2 GHz")
+
+
 def test_environment_names_this_machine() -> None:
     found = hardware.environment()
     assert found.packages["torch"] == importlib.metadata.version("torch")

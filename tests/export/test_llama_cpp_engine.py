@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.artifacts import ModelFolder
 from export.engines.llama_cpp import BATCH_LOGITS, BATCH_TOKENS, LlamaCppEngine, _log_softmax, load
-from export.engines.llama_library import open_vocabulary
+from export.engines.llama_library import model_parameters, open_vocabulary
 from export.errors import EngineError
 from export.formats import ExportRows
 from export.formats.gguf import Gguf
@@ -93,6 +93,16 @@ def test_a_prompt_is_run_once_where_its_cache_can_be_cut_back(case: Case, monkey
     list(engine.log_probs_behind(prompt, [[5, 9, 12], [6, 9]]))
     engine.close()
     assert run == ([40, 2, 40, 1] if "qwen3_5" in case.model.base else [40, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("said", "used"), [(b"CPU : AVX512 = 1 | AMX_INT8 = 1 | ", False), (b"CPU : NEON = 1 | ", True)]
+)
+def test_a_build_for_amx_does_without_it(said: bytes, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import llama_cpp
+
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said)
+    assert model_parameters().use_extra_bufts is used
 
 
 def test_a_prompt_of_no_tokens_is_refused(engine: LlamaCppEngine) -> None:

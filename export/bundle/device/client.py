@@ -292,6 +292,8 @@ class LocalModel:
 
     def _open(self, path: Path, settings: Mapping[str, Any], threads: int) -> Any:
         parameters = self._library.llama_model_default_params()
+        # a build by GCC for AMX ends in an illegal instruction where it uses it (llama.cpp's pull request 26954)
+        parameters.use_extra_bufts = b"AMX_INT8 = 1" not in self._library.llama_print_system_info()
         # weights that llama.cpp packs anew for the processor would else be in memory twice
         parameters.load_mode = self._library.LLAMA_LOAD_MODE_NONE
         self._model = self._library.llama_model_load_from_file(str(path).encode(), parameters)
