@@ -5,24 +5,21 @@ keep a grammar is asked of llama.cpp itself (`export.engines.llama_library.Gramm
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from export.errors import ExportError
 from export.frozen import Frozen
 
-# What the converter looks at, by its source (llama_cpp.llama_grammar.SchemaConverter); titles and such are no rules.
-_ENFORCED = frozenset(
-    {
-        *("$ref", "$defs", "definitions", "type", "properties", "required", "additionalProperties"),
-        *("anyOf", "oneOf", "allOf", "const", "enum", "items", "prefixItems", "minItems", "maxItems"),
-        *("minLength", "maxLength", "pattern"),
-    }
-)
+# Formats of text that the converter has rules for (llama_cpp.llama_grammar, STRING_FORMAT_RULES and uuid).
+_FORMATS = re.compile(r"date|time|date-time|uuid[1-5]?")
+# Keywords that are no rules, or hold what a $ref leads to.
 _WITHOUT_RULE = frozenset({"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"})
+_DEFINITIONS = frozenset({"$defs", "definitions"})
 # Under these the keys are names, and what they lead to is a schema.
 _NAMED = ("properties", "$defs", "definitions")
-_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
+_LISTED = ("anyOf", "oneOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties")
 
 
@@ -63,20 +60,79 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def _not_enforced(schema: Any, where: str) -> Iterator[str]:
-    """JSON Pointers of the keywords below `where` that the converter passes over."""
+    """JSON Pointers of the keywords at and below `where` that the converter passes over."""
     if not isinstance(schema, Mapping):
         return
-    # beside one of these the converter looks at nothing else
-    alone = next((keyword for keyword in ("$ref", "oneOf", "anyOf") if keyword in schema), None)
-    read = _ENFORCED if alone is None else {alone, "$defs", "definitions"}
+    read = _read_of(schema)
     for keyword in schema:
-        if keyword not in read | _WITHOUT_RULE:
+        if keyword not in read | _WITHOUT_RULE | _DEFINITIONS:
             yield f"{where}/{keyword}"
+    within = {keyword: schema[keyword] for keyword in schema if keyword in read | _DEFINITIONS}
     for keyword in _NAMED:
-        for name, inner in schema.get(keyword, {}).items():
+        for name, inner in within.get(keyword, {}).items():
             yield from _not_enforced(inner, f"{where}/{keyword}/{name}")
     for keyword in _LISTED:
-        for place, inner in enumerate(schema.get(keyword, ())):
+        for place, inner in enumerate(within.get(keyword, ())):
             yield from _not_enforced(inner, f"{where}/{keyword}/{place}")
     for keyword in _SINGLE:
-        yield from _not_enforced(schema.get(keyword), f"{where}/{keyword}")
+        yield from _not_enforced(within.get(keyword), f"{where}/{keyword}")
+    for place, inner in enumerate(within.get("allOf", ())):
+        yield from _not_enforced_part(inner, f"{where}/allOf/{place}")
+
+
+def _not_enforced_part(part: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The same for a part of an allOf: of it, or of what it refers to, nothing is read but the properties."""
+    if "anyOf" in part:
+        for place, inner in enumerate(part["anyOf"]):
+            yield from _not_enforced_part(inner, f"{where}/anyOf/{place}")
+        return
+    for keyword in part:
+        if keyword not in {"$ref", "type", "properties"} | _enforced_required(part) | _WITHOUT_RULE:
+            yield f"{where}/{keyword}"
+    for name, inner in part.get("properties", {}).items():
+        yield from _not_enforced(inner, f"{where}/properties/{name}")
+
+
+def _read_of(schema: Mapping[str, Any]) -> set[str]:
+    """The keywords that the converter looks at: it takes the first of these ways that is open (its `visit`)."""
+    for alone in ("$ref", "oneOf", "anyOf"):
+        if alone in schema:
+            return {alone}
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return {"type"}
+    for exact in ("const", "enum"):
+        if exact in schema:
+            return {"type", exact}
+    ways: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
+        "object": _read_of_object,
+        "array": _read_of_array,
+        "string": _read_of_text,
+    }
+    tried = ways.values() if kind is None else [ways[kind]] if kind in ways else []
+    return {"type", *next(filter(None, (way(schema) for way in tried)), set())}
+
+
+def _read_of_object(schema: Mapping[str, Any]) -> set[str]:
+    if "properties" in schema or schema.get("additionalProperties", True) is not True:
+        return {"properties", "additionalProperties"} | _enforced_required(schema)
+    return {"allOf", "additionalProperties"} if "allOf" in schema else {"additionalProperties"} & schema.keys()
+
+
+def _enforced_required(schema: Mapping[str, Any]) -> set[str]:
+    """What is required holds only where the properties name it."""
+    return {"required"} if set(schema.get("required", ())) <= schema.get("properties", {}).keys() else set()
+
+
+def _read_of_array(schema: Mapping[str, Any]) -> set[str]:
+    if "items" in schema:
+        return {"items", "minItems", "maxItems"}
+    return {"prefixItems"} & schema.keys()
+
+
+def _read_of_text(schema: Mapping[str, Any]) -> set[str]:
+    if "pattern" in schema:
+        return {"pattern"}
+    if _FORMATS.fullmatch(schema.get("format", "")):
+        return {"format"}
+    return {"minLength", "maxLength"} if schema.get("type") == "string" else set()

@@ -98,6 +98,55 @@ def test_what_the_converter_passes_over_is_told():
     assert grammar_of(either, ()).not_enforced == ("#/type", "#/anyOf/0/not")
 
 
+TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
+SCHEMAS = [
+    {"type": "string", "pattern": "^[ab]+$", "maxLength": 3},
+    {"type": "string", "minLength": 1, "maxLength": 3},
+    {"minLength": 1, "type": ["string", "null"]},
+    {"type": "string", "format": "date", "maxLength": 10},
+    {"type": "string", "format": "email"},
+    {"type": ["object", "null"], "properties": {"a": WHOLE}, "required": ["a"]},
+    {"type": "object", "required": ["a"]},
+    {"type": "object", "properties": {"a": WHOLE}, "required": ["a"], "minProperties": 1},
+    {"type": "object", "properties": {"a": WHOLE}, "allOf": [{"properties": {"b": WHOLE}}]},
+    {"type": "object", "allOf": [{"properties": {"b": WHOLE}}], "required": ["b"]},
+    {"type": "object", "additionalProperties": WHOLE, "propertyNames": {"maxLength": 2}},
+    {"type": "array", "items": WHOLE, "minItems": 1, "maxItems": 3, "uniqueItems": True},
+    {"type": "array", "items": WHOLE, "prefixItems": [TEXT]},
+    {"type": "array", "prefixItems": [TEXT, WHOLE], "minItems": 2},
+    {"type": "array", "minItems": 2},
+    {"type": "integer", "minimum": 3},
+    {"type": "string", "enum": ["a", "b"], "maxLength": 1},
+    {"type": "integer", "const": 3, "minimum": 1},
+    {"type": "object", "oneOf": [TEXT, WHOLE], "anyOf": [WHOLE, TEXT], "properties": {"a": TEXT}},
+    {"$ref": "#/$defs/a", "maxLength": 3, "$defs": {"a": TEXT}},
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: " ".join(schema))
+def test_a_keyword_is_told_where_the_grammar_is_the_same_without_it(schema):
+    """Asked of llama.cpp's converter itself; a type beside what implies it is no rule of its own."""
+    found = grammar_of(schema, ())
+    for keyword in schema.keys() - {"type", "$defs", "$ref"}:
+        without = grammar_of({key: value for key, value in schema.items() if key != keyword}, ()).text
+        assert (f"#/{keyword}" in found.not_enforced) == (without == found.text), keyword
+
+
+def test_what_is_required_but_no_property_is_told():
+    schema = {"type": "object", "properties": {"a": WHOLE}, "required": ["a", "b"]}
+    assert grammar_of(schema, ()).not_enforced == ("#/required",)
+
+
+def test_of_the_parts_of_an_all_of_only_properties_are_read():
+    part = {"properties": {"a": {"type": "integer", "minimum": 3}}, "required": ["a"], "minProperties": 1}
+    either = {"anyOf": [{"properties": {"b": TEXT}}, {"not": {}}]}
+    assert set(grammar_of({"type": "object", "allOf": [part, either]}, ()).not_enforced) == {
+        "#/allOf/0/properties/a/minimum",
+        "#/allOf/0/minProperties",
+        "#/allOf/1/anyOf/1/not",
+    }
+
+
 def test_a_schema_without_a_grammar_and_a_text_that_is_none(vocabulary):
     with pytest.raises(ExportError, match="no grammar of the JSON schema"):
         grammar_of({"type": "weird"}, ())
