@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export import sampling
 from export.artifacts import sha256_of_json, write_atomically
 from export.chat import Encoded
 from export.errors import ExportError
@@ -20,7 +19,7 @@ from export.readers.gguf import bits_per_weight
 from export.search.knapsack import Option, choose
 from export.search.ladder import ladder, quantized_tensors
 from export.search.sensitivity import LEAST_SHARE, cost_per_error, groups_of, kind_of, output_error
-from export.search.trials import Trial, Trials
+from export.search.trials import Divergence, Trial, Trials
 from export.search.type_files import Quantize, TypeFiles
 
 RECORD = "search.json"
@@ -41,17 +40,20 @@ class Search(Frozen):
 
 
 class SearchRecord(Frozen):
-    """The content of search.json: what was tried on which rows, what was foretold and measured, and what was chosen."""
+    """The content of search.json: what was tried on which rows, what was foretold and measured, and what was chosen.
+
+    `undisturbed_kl`, `demoted_kl`, `promoted_kl` and `type_kl` are what sensitivities were told from.
+    """
 
     budget_bytes: int
     size_bytes: int
     rows: int
     tokens: int
     rows_sha256: tuple[str, ...]
-    undisturbed_kl: float
-    demoted_kl: dict[str, float]
-    promoted_kl: dict[str, float]
-    type_kl: dict[str, float]
+    undisturbed_kl: Divergence
+    demoted_kl: dict[str, Divergence]
+    promoted_kl: dict[str, Divergence]
+    type_kl: dict[str, Divergence]
     trials: tuple[Trial, ...]
     chosen: str
     types: dict[str, str]
@@ -154,19 +156,19 @@ class _Searching:
                 f"the file has {least:,}. Allow that many, or add smaller types."
             )
 
-    def _measure_types(self) -> tuple[float, dict[str, float]]:
+    def _measure_types(self) -> tuple[Divergence, dict[str, Divergence]]:
         """What the largest types cost, and each type where every tensor that can has it. Dominated ones are left out.
 
         Errors of one size are not worth the same in every type: on a base that was quantized before, the type it had
         then takes back just what fine-tuning changed, by a small error that undoes it.
         """
         largest = {name: self._candidates(name)[-1] for name in self._files.names}
-        undisturbed = self._measured(largest, "the largest types")
+        undisturbed = self._trials.divergence(largest, "the largest types")
         measured = {}
         for stored_as in self._settings.types:
             types = {n: stored_as if self._files.fits(n, stored_as) else largest[n] for n in self._files.names}
             if types != largest:
-                measured[stored_as] = self._measured(types, f"all {stored_as}")
+                measured[stored_as] = self._trials.divergence(types, f"all {stored_as}")
         fitting = {t: frozenset(n for n in self._files.names if self._files.fits(n, t)) for t in measured}
         dominated = {
             one
@@ -174,13 +176,13 @@ class _Searching:
             for other in measured
             if one != other
             and fitting[one] <= fitting[other]
-            and (bits_per_weight(other), measured[other]) <= (bits_per_weight(one), measured[one])
-            and measured[other] <= measured[one]
+            and (bits_per_weight(other), measured[other].kl_mean) <= (bits_per_weight(one), measured[one].kl_mean)
+            and measured[other].kl_mean <= measured[one].kl_mean
         }
         self._types = tuple(stored_as for stored_as in self._settings.types if stored_as not in dominated)
         return undisturbed, measured
 
-    def _measure_groups(self, undisturbed: float) -> tuple[dict[str, float], dict[str, float]]:
+    def _measure_groups(self, undisturbed: Divergence) -> tuple[dict[str, Divergence], dict[str, Divergence]]:
         """What demoting each group alone adds, and what promoting it alone takes away; from both, the cost of an error.
 
         Errors of several groups add up to more than each does alone, or to less. A group's worth lies between what it
@@ -188,28 +190,27 @@ class _Searching:
         """
         largest = {name: self._candidates(name)[-1] for name in self._files.names}
         low = {name: self._demoted(name) for name in self._files.names}
-        lowest = self._measured(low, "all demoted")
+        lowest, measured = self._trials.divergence(low, "all demoted"), self._trials.divergence
         demoted, promoted, worth, errors = {}, {}, {}, {}
         for group, members in self._groups.items():
-            demoted[group] = self._measured({**largest, **{name: low[name] for name in members}}, f"{group} demoted")
-            promoted[group] = self._measured({**low, **{name: largest[name] for name in members}}, f"{group} promoted")
-            worth[group] = (demoted[group] - undisturbed + lowest - promoted[group]) / 2
+            demoted[group] = measured({**largest, **{name: low[name] for name in members}}, f"{group} demoted")
+            promoted[group] = measured({**low, **{name: largest[name] for name in members}}, f"{group} promoted")
+            added = demoted[group].kl_mean - undisturbed.kl_mean
+            worth[group] = (added + lowest.kl_mean - promoted[group].kl_mean) / 2
             errors[group] = sum(self._errors.of(n, low[n]) - self._errors.of(n, largest[n]) for n in members)
         self._errors.keep()
         per_error = cost_per_error(worth, errors)
         self._costs = {name: per_error[group] for group, members in self._groups.items() for name in members}
         return demoted, promoted
 
-    def _weigh_types(self, undisturbed: float, measured: Mapping[str, float]) -> None:
+    def _weigh_types(self, undisturbed: Divergence, measured: Mapping[str, Divergence]) -> None:
         """How much more, or less, an error in each type costs than the groups' costs tell."""
         for stored_as in self._types:
             told = sum(self._loss(name, stored_as) for name in self._files.names if self._files.fits(name, stored_as))
             if stored_as in measured and told > 0:
-                self._type_factors[stored_as] = max(measured[stored_as] - undisturbed, LEAST_SHARE * told) / told
+                added = measured[stored_as].kl_mean - undisturbed.kl_mean
+                self._type_factors[stored_as] = max(added, LEAST_SHARE * told) / told
         self._errors.keep()
-
-    def _measured(self, types: Mapping[str, str], name: str) -> float:
-        return sampling.estimate(self._trials.divergences(types, name), "mean")
 
     def _demoted(self, name: str) -> str:
         """The type to measure a demotion in: the largest that spends no more than the target does on average."""

@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Trial(Frozen):
-    """A mix that was measured. `kl_mean` is in nats per assistant token, `stderr` its standard error over rows.
+class Divergence(Frozen):
+    """Mean KL divergence in nats per assistant token, and its standard error over rows (none where there is one)."""
 
-    `predicted` is what the sensitivities had foretold, where they were known by then.
-    """
+    kl_mean: float
+    stderr: float | None
+
+
+class Trial(Divergence):
+    """A mix that was measured; `predicted` is what the sensitivities had foretold, where they were known by then."""
 
     name: str
     size_bytes: int
-    kl_mean: float
-    stderr: float | None
     predicted: float | None = None
 
 
@@ -74,16 +76,16 @@ class Trials:
         self._tell(name, found)
         return found
 
+    def divergence(self, types: Mapping[str, str], name: str) -> Divergence:
+        """Their mean, and its error."""
+        found = self.divergences(types, name)
+        return Divergence(kl_mean=sampling.estimate(found, "mean"), stderr=sampling.standard_error(found, "mean"))
+
     def trial(self, types: Mapping[str, str], name: str, predicted: float | None = None) -> Trial:
         """The mix, measured."""
-        found = self.divergences(types, name)
-        return Trial(
-            name=name,
-            size_bytes=self._files.size_bytes(types),
-            kl_mean=sampling.estimate(found, "mean"),
-            stderr=sampling.standard_error(found, "mean"),
-            predicted=predicted,
-        )
+        found = self.divergence(types, name)
+        size_bytes = self._files.size_bytes(types)
+        return Trial(**found.model_dump(), name=name, size_bytes=size_bytes, predicted=predicted)
 
     def _tell(self, name: str, found: Sequence[Sequence[float]]) -> None:
         left = self.expected * sum(self._seconds) / len(self._seconds)

@@ -17,8 +17,8 @@ from export.formats import ExportRows
 from export.formats._gguf_quantize import quantize_file
 from export.formats.gguf import Gguf
 from export.importance import ChannelImportance, Importances, gather
-from export.readers.gguf import read_header, read_tensors
-from export.search import Search, search, searching, trials
+from export.readers.gguf import bits_per_weight, read_header, read_tensors
+from export.search import Search, search, searching, sensitivity, trials
 from export.search.ladder import quantized_tensors
 from export.search.sensitivity import cost_per_error, groups_of, kind_of, output_error
 from export.search.trials import Trials
@@ -136,6 +136,18 @@ def test_an_error_is_that_of_a_layers_outputs(made, files):
     assert output_error(plain, rounded, known) == pytest.approx(expected, rel=0.03)
 
 
+def test_an_error_told_from_some_rows_is_nearly_that_of_all(files, made, monkeypatch):
+    name = "blk.0.ffn_up.weight"
+    plain, rounded = files.plain[name], files.tensor(name, "q4_0")
+    whole = output_error(plain, rounded, made.importances)
+    monkeypatch.setattr(sensitivity, "_SPANS", 4)
+    monkeypatch.setattr(sensitivity, "_ROWS_IN_A_SPAN", 16)
+    assert plain.rows >= 4 * 4 * 16
+    some = output_error(plain, rounded, made.importances)
+    assert some != whole
+    assert some == pytest.approx(whole, rel=0.15)
+
+
 def test_a_group_costs_what_its_demotion_added_over_its_error():
     costs = cost_per_error({"a": 0.4, "b": 0.0, "c": -0.001}, {"a": 4.0, "b": 2.0, "c": 0.0})
     assert costs["a"] == pytest.approx(0.1)
@@ -226,6 +238,41 @@ def test_a_mix_is_found_that_keeps_the_budget_and_beats_what_llama_cpp_has(made,
     assert all(trial.predicted is not None for trial in record.trials if trial not in presets)
     quantize_file(made.source, "q4_0", tmp_path / "mix.gguf", made.importances, record.types)
     assert (tmp_path / "mix.gguf").stat().st_size == record.size_bytes
+
+
+def test_each_measured_divergence_has_its_error(made, tmp_path):
+    record = searched(made, tmp_path / "kept", [], presets=1, moves=1)
+    told = [record.undisturbed_kl, *record.trials]
+    for measured in (record.demoted_kl, record.promoted_kl, record.type_kl):
+        assert measured
+        told += measured.values()
+    assert all(one.stderr is not None and 0 < one.stderr < one.kl_mean for one in told)
+    assert (record.rows, record.tokens) == (6, 120)
+
+
+def test_moves_go_on_from_the_best_mix_so_far(made, tmp_path, monkeypatch):
+    """Planted: what was foretold is wrong for two kinds of tensors, whose bits are worth most in a whole mix."""
+    two = ("attn_output", "ffn_down")
+    plain = Trials.divergences
+
+    def bits_of(types):
+        return sum(bits_per_weight(kind) for name, kind in types.items() if kind_of(name) in two)
+
+    def planted(self, types, name):
+        if name.startswith(("knapsack", "more", "less")):
+            return tuple((10 - bits_of(types) / 10,) for _ in range(6))
+        return plain(self, types, name)
+
+    monkeypatch.setattr(Trials, "divergences", planted)
+    record = searched(made, tmp_path / "kept", [], bits=5.7, presets=0, moves=40)
+    start = searched(made, tmp_path / "kept", [], bits=5.7, presets=0, moves=0)
+    first = next(trial for trial in record.trials if trial.name in {f"more for {kind}" for kind in two})
+    best = min(record.trials, key=lambda trial: trial.kl_mean)
+    assert best.kl_mean < first.kl_mean < start.trials[-1].kl_mean
+    for kind in two:  # the better of both stands on the other, which came before it
+        of_kind = [name for name in record.types if kind_of(name) == kind]
+        bits = [sum(bits_per_weight(found.types[name]) for name in of_kind) for found in (start, record)]
+        assert bits[1] > bits[0], kind
 
 
 def test_more_bytes_are_worth_less_divergence(made, tmp_path):
