@@ -1,7 +1,7 @@
 """Reads which of a few labels an answer gives, as one that has written `**答案：（Ｂ）**` has said B."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,18 +10,38 @@ from export.checks._words import plain
 # What may stand around a label without being part of it: quotes, brackets, Markdown, the end of a sentence.
 _AROUND = " \t\r\n\"'`*_#~<>()[]{}$.,:;!?-“”‘’「」『』《》〈〉【】〔〕。、·…—"
 _OPENED = r"[\s\"'`*_(\[{<$“‘「『《【]*"
-# Behind these an answer says its label; the last of them counts, since an answer may think before it ends.
-_CUE = re.compile(
-    rf"(?:answer|label|option|choice)\s*(?:is|are|should be|would be|:|=)\s*:?{_OPENED}"
+_CLOSED = r"[\s\"'`*_)\]}>$”’」』》】]*"
+# Behind these an answer says its label, and the last of them counts, since an answer may think before it ends. What
+# is called the answer goes first, then what is concluded, then an option; an explanation names several of these.
+_ANSWER = re.compile(
+    rf"\b(?:answer|ans|label)[\"'`*>]*\s*(?:is|are|should be|would be|[:=])?\s*:?{_OPENED}"
     rf"(?:(?:option|choice)\s+)?{_OPENED}"
-    rf"|(?:答案|选项|标签|结论)\s*(?:应该|应当|应)?\s*(?:是|为|选)?\s*[::]?{_OPENED}"
-    rf"|(?:故选|应选|选择|选)\s*[::]?{_OPENED}"
+    rf"|(?:答案|标签|结论)\s*(?:应该|应当|应)?\s*(?:是|为|选)?\s*[::]?{_OPENED}(?:选项\s*)?"
+    rf"|(?:故选|应选|选择|选)\s*[::]?{_OPENED}|正确的(?:选项)?\s*(?:是|为)\s*[::]?{_OPENED}"
     r"|\\boxed\s*\{(?:\\text\s*\{)?\s*",
     re.IGNORECASE,
 )
+_CONCLUSION = re.compile(rf"(?:\b(?:therefore|thus|hence|so)\b|因此|所以)\s*[,,::]?{_OPENED}", re.IGNORECASE)
+_OPTION = re.compile(
+    rf"\b(?:option|choice)\s*(?:is|are|should be|would be|[:=])?\s*:?{_OPENED}"
+    rf"|选项\s*(?:应该|应当|应)?\s*(?:是|为)?\s*[::]?{_OPENED}",
+    re.IGNORECASE,
+)
+# A cue behind one of these says what the answer is not: 不选A, the wrong answer is B.
+_NOT_BEFORE = re.compile(
+    r"(?:[不别勿非]|错误的?|不正确的?|\b(?:wrong|incorrect|false|not(?:\s+the)?)\s)\s*\Z", re.IGNORECASE
+)
+# Behind a label, what says that it is wrong, or right.
+_WRONG = re.compile(
+    rf"{_CLOSED}(?:选项|项)?\s*[::]?\s*(?:全部|全|[都均也就])?\s*(?:[是为])?\s*"
+    r"(?:错|不正确|不对|不符|不选|有误|(?:(?:is|are)\s+)?(?:all\s+|both\s+)?(?:wrong|incorrect|false)\b|(?:is|are)\s+not\b)",
+    re.IGNORECASE,
+)
+_RIGHT = r"(?:选项|项)?\s*(?:是)?(?:正确|对的)|\s+is\s+(?:the\s+)?(?:correct|right)\b"
+_EITHER = r"(?:还是|或者?|\bor\b)"
 _BETWEEN = r"(?:[\s,、;/&+和与及()\[\]\"'`*]|\band\b)+"
 # Behind a label that opens an answer, what tells `B. 水` and `yes, because` from the words `A cat` and `no one`.
-_ENDS_A_LABEL = re.compile(r"\s*(?:\Z|\n|[.,:;!?)\]}、。\"'`*_”’」』】—-])")
+_ENDS_A_LABEL = re.compile(r"\s*(?:\Z|\n|[.,:;!?)\]}、。\"'`*_”’」』】—-])|[ \t]+(?=[\u4e00-\u9fff])")
 
 
 class Reader(NamedTuple):
@@ -31,17 +51,19 @@ class Reader(NamedTuple):
     folds_case: bool
     one: re.Pattern[str]
     several: re.Pattern[str]
-    opening: re.Pattern[str]
+    either: re.Pattern[str]
+    right: re.Pattern[str]
 
     def named(self, text: str) -> str | None:
         """The label that a text spells; in any case, unless case is all that tells two labels apart."""
-        return self.by_form.get(text.casefold() if self.folds_case else text)
+        spaced = " ".join(text.replace("_", " ").split())
+        return self.by_form.get(spaced.casefold() if self.folds_case else spaced)
 
 
 @lru_cache(maxsize=8)
 def reader(labels: tuple[str, ...]) -> Reader:
     """What reads these labels."""
-    forms = {plain(label).strip(): label for label in labels}
+    forms = {plain(label).replace("_", " ").strip(): label for label in labels}
     folded = {form.casefold(): label for form, label in forms.items()}
     folds_case = len(folded) == len(labels)
     # the longest first, so that BC is not read as B
@@ -52,7 +74,8 @@ def reader(labels: tuple[str, ...]) -> Reader:
         folds_case=folds_case,
         one=re.compile(one, flags),
         several=re.compile(rf"(?:{one})(?:{_BETWEEN}(?:{one}))+", flags),
-        opening=re.compile(rf"{_OPENED}({one})", flags),
+        either=re.compile(rf"{_CLOSED}{_EITHER}{_OPENED}(?:{one})", flags),
+        right=re.compile(rf"(?P<label>{one}){_CLOSED}(?:{_RIGHT})", flags),
     )
 
 
@@ -60,43 +83,72 @@ def label_in(answer: str, labels: tuple[str, ...]) -> str | None:
     """The label that an answer gives; None where it gives none, or more than one.
 
     It may be the whole answer but for quotes, brackets, Markdown and punctuation, stand behind words such as "the
-    answer is" or 答案 (the last of them), or open the answer with punctuation or a line's end behind it. Labels that
-    are listed, as B and C are in "B、C", are one label where it is spelled by all of them together; a label that is
-    said again and again is said once.
+    answer is" or 答案 (the last of them), be the one that is said to be right, or open the answer with punctuation or a
+    line's end behind it. One that is said to be wrong (不选A, "D is wrong") or one of two (A还是B) is not given.
+    Labels that are listed, as B and C are in "B、C", are one label where it is spelled by all of them together; a label
+    that is said again and again is said once.
     """
     known = reader(labels)
-    text = plain(answer).strip(_AROUND)
+    text = _stripped(plain(answer))
     if (whole := known.named(text)) is not None:
         return whole
     if all(known.named(character) for character in text):
         return _together(known, text)  # letters without anything between them
     if known.several.fullmatch(text):
         return _together(known, known.one.findall(text))
-    for cue in reversed(list(_CUE.finditer(text))):
-        if (found := _behind(known, text, cue.end())) is not None:
-            return found
-    opened = known.opening.match(text)
-    return known.named(opened.group(1)) if opened and _ENDS_A_LABEL.match(text, opened.end()) else None
+    for cues in (_ANSWER, _CONCLUSION):
+        if (last := next(_behind(known, text, cues), None)) is not None:
+            return last
+    praised = {known.named(found["label"]) for found in known.right.finditer(text)}
+    for said in (praised, set(_behind(known, text, _OPTION))):
+        if len(said) == 1:
+            return said.pop()
+    return _given(known, text, len(text) - len(text.lstrip(_AROUND)), opens=True)
+
+
+def _stripped(text: str) -> str:
+    """The text without what may stand around a label; but the sign or the point of a number is part of it."""
+    found = text.strip(_AROUND)
+    before = text[: text.find(found)] if found else ""
+    return before[-1] + found if found[:1].isdigit() and before.endswith(("-", ".")) else found
 
 
 def _bounded(form: str) -> str:
-    """A pattern of a label that is not the beginning of a longer word; Chinese goes on behind a letter."""
-    return re.escape(form) + (r"(?![A-Za-z0-9])" if form[-1].isascii() else r"(?!\w)")
+    """A pattern of a label that is no part of a longer word or number; Chinese goes on beside a letter.
 
-
-def _behind(known: Reader, text: str, place: int) -> str | None:
-    """The label, or the listed labels, that begin at a place of the text.
-
-    A letter in another case than the label's may be an article: behind "the answer is", `a cat` is no A.
+    A space within it may be an underscore.
     """
-    if several := known.several.match(text, place):
-        return _together(known, known.one.findall(several.group()))
-    found = known.one.match(text, place)
-    if found is None:
+    inner = re.escape(form).replace(r"\ ", r"[ _]")
+    if not form[0].isascii() or not form[-1].isascii():
+        return inner + (r"(?![A-Za-z0-9])" if form[-1].isascii() else r"(?!\w)")
+    left = r"(?<![A-Za-z0-9])" + (r"(?<![-.])" if form[0].isdigit() else "")
+    return left + inner + r"(?![A-Za-z0-9])" + (r"(?!\s*[-./~]\s*\d|%)" if form[-1].isdigit() else "")
+
+
+def _behind(known: Reader, text: str, cues: re.Pattern[str]) -> Iterator[str]:
+    """The labels that are given behind cues, the last first."""
+    for cue in reversed(list(cues.finditer(text))):
+        is_denied = _NOT_BEFORE.search(text[max(0, cue.start() - 20) : cue.start()])
+        if not is_denied and (found := _given(known, text, cue.end())) is not None:
+            yield found
+
+
+def _given(known: Reader, text: str, place: int, *, opens: bool = False) -> str | None:
+    """The label, or the listed labels, that begin at a place of the text and are not said to be wrong, or one of two.
+
+    A letter in another case than the label's may be an article: behind "the answer is", `a cat` is no A. What `opens`
+    an answer must end there as a label does.
+    """
+    several = known.several.match(text, place)
+    found = several or known.one.match(text, place)
+    if found is None or _WRONG.match(text, found.end()) or known.either.match(text, found.end()):
         return None
+    ends = _ENDS_A_LABEL.match(text, found.end())
+    if several:
+        return _together(known, known.one.findall(several.group())) if ends or not opens else None
     label = known.named(found.group())
-    is_word = len(found.group()) == 1 and found.group() != label and not _ENDS_A_LABEL.match(text, found.end())
-    return None if is_word else label
+    is_word = len(found.group()) == 1 and found.group() != label
+    return None if (opens or is_word) and not ends else label
 
 
 def _together(known: Reader, listed: Iterable[str]) -> str | None:

@@ -20,28 +20,40 @@ _GROUPS = {"万": 10**4, "亿": 10**8}
 _HAN = "".join([*_DIGITS, *_UNITS, *_GROUPS])
 # Words that are written with a numeral and count nothing.
 _NO_NUMBERS = re.compile(
-    "一(?:共|样|起|些|定|般|下|直|切|旦|边|方面|会儿|点儿|致|律|同|并|再|向|番)|统一|唯一|万一|第一|之一|十分(?![之钟])|千万别|百般|万分"
+    "一(?:共|样|起|些|定|般|下|直|切|旦|边|方面|会儿|点儿|致|律|同|并|再|向|番)|统一|唯一|万一|第一|(?<!分)之一|一半|十分(?![之钟])|千万别|百般|万分"
 )
 
-# A minus behind a number or a bracket subtracts, and so does one that stands apart from what follows.
-_SIGN = rf"(?:(?<![\w)\]}}%])-(?=[\d.$€£¥₩₹{_HAN}])|负\s?|minus\s+)?"
+# A minus behind a letter, a number or a bracket subtracts, and so does one that stands apart from what follows.
+_SIGN = rf"(?:(?<![A-Za-z0-9_{_HAN})\]}}%])-(?=[\d.$€£¥₩₹{_HAN}])|负\s?|零下\s?|(?:minus|negative)\s+(?=\d))?"
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN})(?:[$€£¥₩₹]\s?(?P<minus>-)?)?"
     rf"(?:(?P<whole>\d+)\s+(?P<part>\d+)/(?P<of>\d+)(?![\d/])"
-    rf"|(?P<power>10)\s*\^\s*\{{?(?P<to>-?\d+)\}}?"
+    rf"|(?P<power>\d+)\s*\^\s*\{{?(?P<to>-?\d+)\}}?"
     rf"|百分之(?P<percent>[{_HAN}\d.点]+)"
+    rf"|(?P<han_whole>[{_HAN}\d]+)又(?P<han_of>[{_HAN}\d]+)分之(?P<han_part>[{_HAN}\d]+)"
     rf"|(?P<under>[{_HAN}\d]+)分之(?P<over>[{_HAN}\d]+)"
     rf"|(?P<han>(?:\d[\d.]*)?[{_HAN}][{_HAN}\d]*(?:点[{_HAN}]+)?)"
-    rf"|(?P<top>{_PLAIN})\s*/\s*(?P<bottom>{_PLAIN})(?![\d/])"
-    rf"|(?P<plain>{_PLAIN})(?:[eE](?P<e>[+-]?\d+)|\s*[×*x]\s*10\s*\^\s*\{{?(?P<ten>-?\d+)\}}?)?)"
-    r"(?P<share>\s*%)?",
+    rf"|(?P<top>{_PLAIN})(?:\s*/\s*|:)(?P<bottom>{_PLAIN})(?![\d/:])"
+    rf"|(?P<plain>{_PLAIN})(?:[eE](?P<e>[+-]?\d+)|\s*[×*x]\s*10\s*\^\s*\{{?(?P<ten>-?\d+)\}}?"
+    r"|\s*(?P<many>thousand|million|billion)\b)?)"
+    r"(?P<share>\s*(?:%|percent\b|per\s+cent\b))?",
     re.IGNORECASE,
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT = re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _VULGAR = re.compile(r"(\d?)([¼½¾⅐-⅞])")
-_FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_FRAC = re.compile(r"(\d?)\s*\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+# 千 before a unit is a part of it: 千克 is a kilogram.
+_KILO = re.compile("千(?=[克米瓦卡赫帕伏焦升])")
+# What a letter or a bracket is raised to is no number of its own, and neither is the 2 of m2.
+_EXPONENT = re.compile(r"(?<=[A-Za-z})])\s*\^\s*\{?[-+]?\d+\}?|(?<![A-Za-z])((?:[mcdk]?m|ft|in|yd))[23](?![\w^])")
+# Roots and multiples of pi are none that could be compared with fractions.
+_NO_FRACTION = re.compile(
+    r"(?:[\d./]+\s*)?(?:\\sqrt\s*(?:\[\d+\])?\s*(?:\{[^{}]*\}|\d)|√\s*\(?[\d.]+\)?)|[\d./]+\s*(?:\\pi\b|π)"
+)
+_MANY = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
 class Number(NamedTuple):
@@ -73,10 +85,11 @@ def numbers_in(text: str) -> list[Number]:
 def _written_out(text: str) -> str:
     """The text in half-width characters, with ASCII's signs, without LaTeX's marks, and fractions as a/b."""
     text = _SUPERSCRIPT.sub(lambda found: "^" + found.group().translate(_SUPERSCRIPTS), text)
-    text = _VULGAR.sub(lambda found: f"{found.group(1)} {found.group(2)}", text)
+    text = _VULGAR.sub(lambda found: _apart(found.group(1), found.group(2)), text)
+    text = _SPACED_THOUSANDS.sub("", text)
     text = plain(text).replace("⁄", "/").replace("−", "-").replace("–", "-").replace("÷", "/")
     text = text.replace("億", "亿").replace("萬", "万").replace("負", "负").replace("點", "点").replace("兩", "两")
-    text = _FRAC.sub(r" \1/\2 ", text)
+    text = _FRAC.sub(lambda found: _apart(found[1], f"{found[2] or found[3]}/{found[4] or found[5]} "), text)
     for mark, instead in (
         (r"\times", "×"),
         (r"\cdot", "×"),
@@ -87,7 +100,13 @@ def _written_out(text: str) -> str:
         (r"\%", "%"),
     ):
         text = text.replace(mark, instead)
-    return text
+    text = _EXPONENT.sub(lambda found: found[1] or "", _KILO.sub("k", text))
+    return _NO_FRACTION.sub(";", text)
+
+
+def _apart(whole: str, part: str) -> str:
+    """A fraction behind a whole number, from which it stands apart; behind a sign it does not."""
+    return f"{whole} {part}" if whole else part
 
 
 def _value(found: re.Match[str]) -> Number | None:
@@ -103,7 +122,10 @@ def _value(found: re.Match[str]) -> Number | None:
 def _unsigned(parts: dict[str, str | None]) -> Fraction | None:
     """The value of a match; None where it has none."""
     if parts["power"] is not None:
-        return _times_ten_to(Fraction(1), parts["to"])
+        return _power(int(parts["power"]), int(parts["to"] or 0))
+    if parts["han_whole"] is not None:
+        whole, part = han_number(parts["han_whole"]), _ratio(parts["han_part"], parts["han_of"])
+        return None if whole is None or part is None else whole + part
     if parts["whole"] is not None:
         part = _ratio(parts["part"], parts["of"])
         return None if part is None else Fraction(parts["whole"]) + part
@@ -117,7 +139,13 @@ def _unsigned(parts: dict[str, str | None]) -> Fraction | None:
     if parts["top"] is not None:
         return _ratio(parts["top"], parts["bottom"])
     value = Fraction((parts["plain"] or "").replace(",", ""))
-    return _times_ten_to(value, parts["e"] or parts["ten"])
+    return _times_ten_to(value * _MANY.get((parts["many"] or "").lower(), 1), parts["e"] or parts["ten"])
+
+
+def _power(base: int, exponent: int) -> Fraction | None:
+    """None for one that is larger than any answer, or divides by zero."""
+    too_large = abs(exponent) * len(str(base)) > _LARGEST_EXPONENT * 2
+    return None if too_large or (base == 0 and exponent < 0) else Fraction(base) ** exponent
 
 
 def _times_ten_to(value: Fraction, exponent: str | None) -> Fraction | None:

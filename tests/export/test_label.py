@@ -14,6 +14,8 @@ from tests.export.observing import numbers, scores
 
 EXAM = ("A", "B", "C", "D", "AB", "AC", "BC", "BD", "ABC", "ABCD")
 DECISION = ("yes", "no", "maybe")
+SCALE = ("0", "1", "2", "3")
+LEVELS = ("none", "mild", "moderate", "moderately_severe", "severe")
 FEELING = ("正面", "负面", "中性")
 
 
@@ -47,6 +49,8 @@ FEELING = ("正面", "负面", "中性")
         ("B和C", "BC"),
         ("CB", "BC"),
         ("(B) and (D)", "BD"),
+        ("A and C", "AC"),  # the d of "and" is no D
+        ("Answer: B and C.", "BC"),
         ("A、D", None),  # both are labels, together they are none
         ("DBA", None),
         ("BCX", None),
@@ -54,6 +58,31 @@ FEELING = ("正面", "负面", "中性")
         ("B" * 5000, "B"),
         ("A " * 5000, "A"),
         ("Answer: A? No. The correct answer is: **C**", "C"),
+        ("答案是C。选项D错误，因为…", "C"),
+        ("The answer is C. A common wrong answer is B.", "C"),
+        ("本题选B，不选A。", "B"),
+        ("B。选项A、C、D均不正确", "B"),
+        ("The answer is B, not A", "B"),
+        ("The answer is not A", None),
+        ("答案不是A", None),
+        ("答案是A还是B？", None),
+        ("The answer is A or B", None),
+        ("A或B", None),
+        ("A) and B) are wrong, so C", "C"),
+        ("A: wrong, B: right", None),
+        ("Option C", "C"),
+        ("Option A is hot. Option B is cold.", None),
+        ("C is correct", "C"),
+        ("A不正确，B正确", "B"),
+        ("选项A正确，选项B错误", "A"),
+        ("ans: C", "C"),
+        ("C选项正确", "C"),
+        ("Therefore, B", "B"),
+        ("So a cat", None),
+        ("B 水", "B"),
+        ("正确的是A、C", "AC"),
+        ('{"answer": "B"}', "B"),
+        ("<answer>B</answer>", "B"),
         ("The answer is", None),  # cut off
         ("答案：", None),
         ("B<|im_end|>", None),
@@ -83,6 +112,17 @@ def test_letters_are_read_whatever_stands_around_them(answer, label):
         ("The answer is C++ because of speed", ("C", "C++"), "C++"),
         ("1", ("1", "10"), "1"),
         ("答案：10", ("1", "10"), "10"),
+        ("- 2", SCALE, "2"),
+        ("答案：3", SCALE, "3"),
+        ("2分", SCALE, None),
+        ("2.5", SCALE, None),
+        ("-1", SCALE, None),
+        ("answer: 2-3", SCALE, None),
+        ("The answer is 1.5", SCALE, None),
+        ("moderately severe", LEVELS, "moderately_severe"),
+        ("**Moderately_severe**", LEVELS, "moderately_severe"),
+        ("The label is severe.", LEVELS, "severe"),
+        ("not severe", LEVELS, None),
     ],
 )
 def test_words_are_read_as_letters_are(answer, labels, label):
