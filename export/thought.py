@@ -74,10 +74,10 @@ class Thought(Frozen):
 def answer_behind_thought(text: str, begin: str = THINK_BEGIN, end: str = THINK_END) -> str:
     """What a text says behind its thought: all of it where there is none, nothing where the thought has no end.
 
-    A thought opens the text; or it was opened in the prompt, and the text has its end alone. The last end counts.
-    Markers further inside, as in an answer about markers, make no thought.
+    A thought opens the text; or it was opened in the prompt, and the text has its end alone. The first end counts, as
+    it does where a thought is held to a budget. Markers further inside, as in an answer about markers, make no thought.
     """
-    before, marker, answer = text.rpartition(end)
+    before, marker, answer = text.partition(end)
     opened = text.lstrip().startswith(begin)
     if marker and (opened or begin not in before):
         return answer.lstrip()

@@ -8,7 +8,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any, Literal, NamedTuple
 
 # Markdown's fence around the whole answer, with or without a language's name.
-_FENCED = re.compile(r"```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL)
+_FENCED = re.compile(r"```(?:[\w+-]*[ \t]*\n|[\w+-]*[ \t]+|(?=[\[{]))(?P<inside>.*?)\n?```", re.DOTALL)
 
 # Values that are nested deeper answer nothing, and would take more of Python's stack than there is.
 _DEEPEST = 100

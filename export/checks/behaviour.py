@@ -4,10 +4,10 @@ Each is a share of good answers; what a lost one means is `export.compare`'s to 
 at all is `stops`.
 """
 
-import json
 import re
 
 from export.checks._base import Check, Items, Measurement, Observation, measurement
+from export.checks._json_answer import read
 
 # An answer that ends in one passage said five times or more, over at least 40 characters: laughter and rules of
 # dashes are shorter, or stand inside an answer.
@@ -50,10 +50,8 @@ def loops(answer: str) -> bool:
 
 def is_json(text: str) -> bool:
     """Whether a text is a JSON object or list: what a machine that reads answers asks for."""
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False
+    answer = read(text)
+    return answer.is_json and isinstance(answer.value, dict | list)
 
 
 step = Behaviour

@@ -1,11 +1,11 @@
 """Does the model give the very answer of the held-out row?"""
 
-import json
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from export.checks._base import Check, Items, Measurement, Observation, measurement
+from export.checks._json_answer import read, same
 
 
 class ExactMatch(Check):
@@ -15,8 +15,8 @@ class ExactMatch(Check):
 
     compare: Literal["text", "json"] = Field(
         default="text",
-        description="'text': equal after white space is trimmed; 'json': equal as JSON values, whatever the key order "
-        "(an answer that is not JSON never matches a reference that is).",
+        description="'text': equal after white space is trimmed; 'json': equal as JSON values, whatever the order of "
+        "keys (an answer that is not JSON never matches a reference that is; one that is not JSON is compared as text).",
     )
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
@@ -27,17 +27,11 @@ class ExactMatch(Check):
 
     def matches(self, generated: str, answer: str) -> bool:
         """Whether a generated answer counts as the reference answer."""
-        if self.compare == "text":
+        expected = read(answer)
+        if self.compare == "text" or not expected.is_json:
             return generated.strip() == answer.strip()
-        try:
-            return _strict(json.loads(generated)) == _strict(json.loads(answer))
-        except ValueError:
-            return False
-
-
-def _strict(value: object) -> str:
-    """JSON text with sorted keys: unlike Python's ==, it tells true from 1 and 1.0 from 1."""
-    return json.dumps(value, sort_keys=True)
+        given = read(generated)
+        return given.is_json and same(given.value, expected.value, "ordered")
 
 
 step = ExactMatch

@@ -119,7 +119,7 @@ def test_a_divergence_says_whose_rounding_is_in_it():
 
 def test_exact_match_as_text_and_as_json():
     assert _numbers(ExactMatch(), _seen())["exact_match"].value == 0.5
-    # as JSON the first matches whatever its key order; the second reference is no JSON and so matches nothing
+    # as JSON the first matches whatever its key order; the second reference is no JSON and is compared as text
     assert _numbers(ExactMatch(compare="json"), _seen())["exact_match"].value == 0.5
 
 
@@ -128,7 +128,12 @@ def test_exact_match_as_text_and_as_json():
     [
         ('{"a":1}', '{ "a": 1 }', True),
         ('{"a":1}', '{"a":true}', False),
-        ('{"a":1}', '{"a":1.0}', False),
+        ('{"a":1}', '{"a":1.0}', True),
+        ('{"a":1,"a":2}', '{"a":2}', False),  # which of the two counts is left open
+        ('{"a":NaN}', '{"a":1}', False),
+        ("[" * 100_000, '{"a":1}', False),
+        ('```json\n{"a":1}\n```', '{"a":1}', False),  # a machine that reads answers would stop at the fence
+        ("a word", "a word", True),
         ('{"a":[1,2]}', '{"a":[2,1]}', False),
         ('{"a":"厨房"}', '{"a":"\\u53a8\\u623f"}', True),
         ('{"a":1}<|im_end|>', '{"a":1}', False),
@@ -216,7 +221,9 @@ def test_behaviour_counts_each_way_an_answer_can_be_broken():
     assert numbers["valid_format"].sample == ((0.0,),)
 
 
-@pytest.mark.parametrize(("text", "valid"), [('{"a": 1}', True), ("[1]", True), ("3", False), ("{a: 1}", False)])
+@pytest.mark.parametrize(
+    ("text", "valid"), [('{"a": 1}', True), ("[1]", True), ("3", False), ("{a: 1}", False), ('{"a": NaN}', False)]
+)
 def test_a_format_is_an_object_or_a_list(text, valid):
     assert is_json(text) is valid
 
