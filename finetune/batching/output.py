@@ -52,8 +52,9 @@ class _State(NamedTuple):
 class Output:
     """The open file of a batch; `opened` makes one."""
 
-    def __init__(self, path: Path, file: FileIO, progress: Progress) -> None:
+    def __init__(self, path: Path, file: FileIO, progress: Progress, *, replaces: bool) -> None:
         self._path = path
+        self._replaces = replaces
         self._file = file
         self._progress = progress
         self._state = _State(hashlib.sha256(), 0, progress.tally)
@@ -71,10 +72,14 @@ class Output:
         """What the rows took, over all runs of the command."""
         return self._seconds + (0.0 if self._started is None else time.monotonic() - self._started)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether nothing has been written."""
-        return self._state.size_bytes == 0
+    def begin(self, header: bytes) -> None:
+        """Writes the header of a file that has none yet; what it is to replace goes only now."""
+        if self._replaces:
+            self._file.truncate(0)
+            self._replaces = False
+            self.record()
+        if self._state.size_bytes == 0:
+            self.append(Written(header, Tally()))
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -104,7 +109,9 @@ class Output:
             raise
 
     def record(self) -> None:
-        """Puts down how far the file is, once its bytes are on the disk."""
+        """Puts down how far the file is, once its bytes are on the disk; answers to be replaced keep their record."""
+        if self._replaces:
+            return
         os.fsync(self._file.fileno())
         digest, size_bytes, tally = self._state
         now = {"size_bytes": size_bytes, "sha256": digest.hexdigest(), "tally": tally, "seconds": self.seconds}
@@ -139,18 +146,19 @@ def progress_path(out: Path) -> Path:
 def opened(path: Path, belongs: Belongs, *, restart: bool) -> Iterator[Output]:
     """The file at `path`, open behind what it holds of the same batch; at the end it is recorded how far it is.
 
+    What is to be replaced (`restart`) stays until `Output.begin`: a model that cannot be opened costs no answers.
+
     Raises RecipeError when it holds anything else and is not to `restart`, StorageError when another process writes it.
     """
     # unbuffered: what a process has written stays in the file when it is killed
     with FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+") as file:
         _lock(file, path)
         progress = Progress(belongs=dict(belongs))
-        if restart:
-            file.truncate(0)
-        elif os.fstat(file.fileno()).st_size > 0:
+        if not restart and os.fstat(file.fileno()).st_size > 0:
             progress = _earlier(path, belongs)
-        output = Output(path, file, progress)
-        output.go_on()
+        output = Output(path, file, progress, replaces=restart)
+        if not restart:
+            output.go_on()
         output.record()
         try:
             yield output

@@ -73,10 +73,9 @@ def answer_file(settings: BatchSettings, say: Callable[[str], None]) -> Outcome:
     total = survey.rows if settings.limit is None else min(settings.limit, survey.rows)
     say(f"rows: {settings.rows}, {survey.rows:,} of them; asked by {asking.chosen_by}. {_system(asking)}")
     with opened(settings.out, belongs, restart=settings.restart) as output:
-        if output.is_new:
-            output.append(Written(writer.header(), Tally()))
         done = output.tally.rows
         if done >= total:
+            output.begin(writer.header())
             say(f"already done: {settings.out} holds the answers (--restart makes them again)")
         elif done:
             say(f"going on: {settings.out} holds {done:,} of {total:,} rows")
@@ -96,6 +95,7 @@ def _answer_rest(settings: BatchSettings, prompts: Prompts, writer: Writer, outp
     partner = open_partner(settings.model)
     try:
         partner.encode([Message(role="user", content="?")])  # the first rendering loads a library
+        output.begin(writer.header())
         rows = islice(read_rows(settings.rows), output.tally.rows, total)
         with output.timed(), RowProgress(total, output.tally.rows) as progress:
             for some in _windows(rows, partner.engine.prompts_at_once):

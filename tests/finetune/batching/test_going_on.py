@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from export.errors import ModelError
 from export.formats import ExportRows
 from export.formats.gguf import Gguf
 from finetune import cli
@@ -157,6 +158,21 @@ def test_a_file_that_was_changed_or_is_anybodys_is_not_touched(speak, capsys):
         speak(*ASK, status=2)
         assert "was changed since its answers were written" in capsys.readouterr().err
         assert Path("out.jsonl").read_text() == changed
+
+
+def test_answers_are_replaced_only_once_there_is_a_model_to_replace_them(speak, model, monkeypatch, capsys):
+    write_rows("a", "b")
+    speak(*ASK)
+    kept = {name: Path(name).read_bytes() for name in ("out.jsonl", "out.jsonl.progress.json")}
+
+    def refusing(path):
+        raise ModelError("it cannot be opened")
+
+    monkeypatch.setattr(work, "open_partner", refusing)
+    assert cli.main(["batch", str(model), *ASK, "--restart"]) == 2
+    assert "it cannot be opened" in capsys.readouterr().err
+    assert {name: Path(name).read_bytes() for name in kept} == kept
+    assert speak(*ASK).answered == 0
 
 
 def test_two_batches_do_not_write_one_file(speak, capsys):
