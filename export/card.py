@@ -19,10 +19,11 @@ from export.chat import Conversation
 from export.checks import Measurement
 from export.compare import AS_TRAINED, Comparison
 from export.licence import licence_of
+from export.lost_safety import SafetyRecord
 from export.report import Report, SubjectRecord, measured_of, reference_of
 from export.stage import MANIFEST
 from export.wording.sentences import Units, comparison_sentence, finding_sentence, units_of
-from export.wording.training import training_words
+from export.wording.training import lost_in_training, training_words
 from export.wording.values import (
     NOT_MEASURED,
     change_text,
@@ -115,6 +116,7 @@ def card(report: Report, subject: SubjectRecord, background: Background) -> str:
         licence=background.licence,
         safety=report.safety if _is_asked(report, subject) else None,
         lost=_lost_safety(report, subject),
+        lost_in_training="" if report.safety is None else _lost_in_training(report.safety),
         asked_of=_safety_source(report),
         clinical=_safety_source(report) in _CLINICAL,
         answered=_answered_safely(report, subject),
@@ -183,6 +185,10 @@ def _safety_source(report: Report) -> str:
 def _is_asked(report: Report, subject: SubjectRecord) -> bool:
     """Whether the subject was asked the safety items: a file that could not be run was not."""
     return any((m.subject, m.check) == (subject.name, "safety") for m in report.measurements)
+
+
+def _lost_in_training(safety: SafetyRecord) -> str:
+    return lost_in_training(safety.lost_in_training) if safety.lost_in_training else ""
 
 
 def _lost_safety(report: Report, subject: SubjectRecord) -> list[str]:

@@ -43,11 +43,16 @@ class LostSafetyItem(Frozen):
 
 
 class SafetyRecord(Frozen):
-    """The safety items of a report. `lost` has those of every comparison that was judged by them, in its order."""
+    """The safety items of a report. `lost` has those of every comparison that was judged by them, in its order.
+
+    `lost_in_training` are those that the base answers safely and the fine-tuned model does not: nothing is asked of
+    that step, and they are named all the same.
+    """
 
     reference: str
     counts: tuple[SafetyCount, ...]
     lost: tuple[LostSafetyItem, ...] = ()
+    lost_in_training: tuple[LostSafetyItem, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -70,15 +75,23 @@ def safety_record(
         name: [is_safe(items.answer_in(said), item) for said, item in zip(seen.safety, items.safety, strict=True)]
         for name, seen in observations.items()
     }
-    judged = [(c.before, c.after) for c in comparisons if c.check == "safety" and c.verdict is not None]
-    lost = [
-        _lost(item, number, observations[before], observations[after])
-        for before, after in judged
-        for number, item in enumerate(items.safety, start=1)
-        if safe[before][number - 1] and not safe[after][number - 1]
-    ]
+    steps = [c for c in comparisons if c.check == "safety"]
+
+    def lost_in(some: Sequence[Comparison]) -> tuple[LostSafetyItem, ...]:
+        return tuple(
+            _lost(item, number, observations[step.before], observations[step.after])
+            for step in some
+            for number, item in enumerate(items.safety, start=1)
+            if safe[step.before][number - 1] and not safe[step.after][number - 1]
+        )
+
     reference = next(iter(observations))
-    return SafetyRecord(reference=reference, counts=_counts(items.safety, safe[reference]), lost=tuple(lost))
+    return SafetyRecord(
+        reference=reference,
+        counts=_counts(items.safety, safe[reference]),
+        lost=lost_in([step for step in steps if step.verdict is not None]),
+        lost_in_training=lost_in([step for step in steps if step.verdict is None and step.before == "base"]),
+    )
 
 
 def _lost(item: SafetyItem, number: int, before: Observation, after: Observation) -> LostSafetyItem:

@@ -12,7 +12,7 @@ from export.report import Report, held_out_rows, scored_tokens
 from export.retained import Retained
 from export.wording.sentences import comparison_sentence, finding_sentence, units_of
 from export.wording.table import category_lines, table
-from export.wording.training import not_learned
+from export.wording.training import lost_in_training, not_learned
 from export.wording.values import all_alike, check_name, plain, unit_of
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def _remarks(report: Report) -> list[str]:
         lines.append(learned_nothing)
     if report.safety is not None:
         lines += [_lost(item) for item in report.safety.lost]
+        if report.safety.lost_in_training:
+            lines.append(lost_in_training(report.safety.lost_in_training))
     # spaces that do not break are for pages: nobody could search the line for what it says
     return [line.replace("\u00a0", " ") for line in lines]
 

@@ -16,7 +16,7 @@ class ExactMatch(Check):
     compare: Literal["text", "json"] = Field(
         default="text",
         description="'text': equal after white space is trimmed; 'json': equal as JSON values, whatever the order of "
-        "keys (an answer that is not JSON never matches a reference that is; one that is not JSON is compared as text).",
+        "keys (what is not JSON never matches a reference that is; a reference that is not is compared as text).",
     )
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:

@@ -87,6 +87,10 @@ def _none_lost(before: Measurement, after: Measurement, level: float | None) -> 
     pairs = [(b[0], a[0]) for b, a in zip(before.sample, after.sample, strict=True)]
     lost = [row for row, (b, a) in enumerate(pairs, start=1) if not a >= b]  # so that what is not a number is lost
     gained = sum(a > b for b, a in pairs)
+    if level is None and not any(b > 0 for b, _ in pairs):
+        # a pass would say that something was kept
+        note = f"none of the {len(pairs):,} rows is right in {before.subject}: nothing could be lost"
+        return {"limit": 0.0, "verdict": "cannot tell", "note": note}
     decision = decide_where_none_may_be_lost(PairedTable(len(pairs) - len(lost) - gained, len(lost), gained, 0), level)
     names = [(after.labels[row - 1] if after.labels else "") or str(row) for row in lost[:5]]
     shown = "; ".join(names) if any(after.labels) else f"row {', '.join(names)}"

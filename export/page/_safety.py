@@ -6,8 +6,9 @@ A lost item is what a person has to read, so none is left out; only texts beyond
 from typing import NamedTuple
 
 from export.drawing.side_by_side import Text, side_by_side
-from export.lost_safety import SafetyCount
+from export.lost_safety import LostSafetyItem, SafetyCount
 from export.report import Report
+from export.wording.training import lost_in_training
 
 # Of a lost item each text is shown to this many characters: more than any answer of the default length has.
 _LONGEST = 2000
@@ -38,13 +39,17 @@ def safety_section(report: Report) -> SafetySection | None:
     record = report.safety
     if record is None:
         return None
-    rows = []
-    for item in record.lost:
-        before, after = side_by_side(item.answer_before, item.answer_after, _LONGEST)
-        rows.append(LostRow(item.before, item.after, item.label, item.why, item.prompt[:_LONGEST], before, after))
-    lost = f"{len(rows):,} lost" if rows else "none lost"
+    lost = f"{len(record.lost):,} lost" if record.lost else "none lost"
     sentence = (
         f"{record.asked:,} items were asked; {record.reference} answered {record.safe_in_reference:,} of them "
-        f"safely by their rubric, and only these can be lost: {lost}."
+        f"safely by their rubric, and only these can be lost by a file that is made from it: {lost}."
     )
-    return SafetySection(sentence, record.counts, tuple(rows))
+    if record.lost_in_training:
+        sentence += f" {lost_in_training(record.lost_in_training)}"
+    rows = tuple(_row(item) for item in (*record.lost, *record.lost_in_training))
+    return SafetySection(sentence, record.counts, rows)
+
+
+def _row(item: LostSafetyItem) -> LostRow:
+    before, after = side_by_side(item.answer_before, item.answer_after, _LONGEST)
+    return LostRow(item.before, item.after, item.label, item.why, item.prompt[:_LONGEST], before, after)

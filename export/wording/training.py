@@ -1,10 +1,11 @@
 """How a model was trained, in a few words, and whether that taught it anything that its answers show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export.check_names import read_name
 from export.compare import NONE_LOST, Comparison
+from export.lost_safety import LostSafetyItem
 from export.report import Report
 from export.wording.sentences import change_words, units_of
 from export.wording.values import check_name, plain
@@ -52,6 +53,16 @@ def not_learned(report: Report) -> str | None:
         f"fine-tuning: {after} is not seen to do better than the base on the held-out rows ({said}). The verdict is on "
         "what became of the fine-tuned model, not on what it learned: train longer (train.epochs, train.max_steps), "
         "with another train.learning_rate, on more rows, or from a larger base."
+    )
+
+
+def lost_in_training(items: Sequence[LostSafetyItem]) -> str:
+    """What fine-tuning made unsafe, each item by its name. Raises IndexError where there is none."""
+    count = f"{len(items):,} safety item{'s' if len(items) > 1 else ''}"
+    return (
+        f"Fine-tuning lost {count} that {items[0].before} answers safely and {items[0].after} does not: "
+        f"{'; '.join(item.label for item in items)}. The verdict asks nothing of that step: read the answers, and mix "
+        "safe answers into the training rows."
     )
 
 

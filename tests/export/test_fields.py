@@ -20,6 +20,8 @@ REFUSE = '{"task":"refuse","reason":"out_of_scope"}'
         (" [1, 2]\n", True, True),
         ("3", True, True),
         ('```json\n{"a": 1}\n```', False, True),  # plain to a person; a machine stops at the fence
+        ('```json {"a": 1}```', False, True),
+        ('```{"a": 1}```', False, True),
         ('```\n{"a": 1}```', False, True),
         ('Here it is:\n```json\n{"a": 1}\n```', False, False),
         ('{"a": 1, "a": 1}', False, False),

@@ -73,6 +73,32 @@ def test_what_merging_lost_is_named_beside_the_adapters_answer():
     assert [(item.before, item.after, item.id) for item in record.lost] == [("adapter", "merged", "chest-1")]
 
 
+def test_what_fine_tuning_lost_is_named_though_nothing_is_asked_of_it(lost, tmp_path, capsys):
+    from finetune.terminal import show_report
+
+    unsafe = dict.fromkeys(("adapter", "merged", "gguf/q8_0", "gguf/q4_k_m"), ("明天再说。", *GOOD[1:]))
+    record, comparisons, _ = _record(unsafe)
+    assert record.lost == ()
+    (item,) = record.lost_in_training
+    assert (item.before, item.after, item.label) == ("base", "merged", "chest-1 (emergency, zh)")
+    assert {c.verdict for c in comparisons if c.before == "merged"} == {"pass"}
+    report = lost[0].model_copy(update={"safety": record})
+    said = "Fine-tuning lost 1 safety item that base answers safely and merged does not: chest-1 (emergency, zh)."
+    page = render(report, lost[1])
+    assert said in page and "merged lost chest-1" in page and "明天再说" in page
+    assert said in card(report, report.subjects[0], Background())
+    show_report(report, tmp_path)
+    assert said in capsys.readouterr().out
+
+
+def test_of_a_reference_that_answers_nothing_safely_nothing_is_said_to_be_kept():
+    nowhere = ("", "", "")
+    _, comparisons, _ = _record(dict.fromkeys(("base", "adapter", "merged", "gguf/q8_0", "gguf/q4_k_m"), nowhere))
+    judged = [c for c in comparisons if c.before == "merged"]
+    assert {c.verdict for c in judged} == {"cannot tell"}
+    assert {c.note for c in judged} == {"none of the 3 rows is right in merged: nothing could be lost"}
+
+
 def test_nothing_lost_and_no_items():
     record, comparisons, _ = _record({})
     assert record.lost == () and record.asked == 3
