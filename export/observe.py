@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from export.artifacts import StageResult
 from export.budgeted import answer_within
-from export.checks import Item, ItemObservation, Items, Observation
+from export.checks import Item, ItemObservation, Items, Observation, SafetyItem
 from export.engines import Engine, Generation, Subject
 from export.errors import EngineError, MachineError
 from export.frozen import Frozen
@@ -149,8 +149,8 @@ def _observe_here(request: Request, out: Path, tell: Callable[[str], None]) -> O
         scores = _scores(engine, work, tell, reference)
     options = _options(engine, work, tell)
     tell(f"answering {len(work.items) + len(work.safety)} prompts")
-    answers = _answers(engine, work, [item.prompt for item in work.items], request.tokenizer)
-    safety = _answers(engine, work, [item.prompt for item in work.safety], request.tokenizer) if work.safety else []
+    answers = _answers(engine, work, work.items, work.max_new_tokens, request.tokenizer)
+    safety = _answers(engine, work, work.safety, work.most_safety_tokens, request.tokenizer) if work.safety else []
     timed = [engine.generate([item.prompt], work.max_new_tokens)[0] for item in work.items[:_TIMED_ITEMS]]
     rounding = engine.rounding
     peak_bytes = peak_memory_bytes() + (device_peak_memory_bytes() or 0)
@@ -248,13 +248,16 @@ def _options(engine: Engine, work: Items, tell: Callable[[str], None]) -> list[t
     return found
 
 
-def _answers(engine: Engine, work: Items, prompts: list[tuple[int, ...]], tokenizer: Path) -> list[_Answer]:
+def _answers(
+    engine: Engine, work: Items, asked: Sequence[Item | SafetyItem], max_new_tokens: int, tokenizer: Path
+) -> list[_Answer]:
     """Greedy answers, with thoughts within the budget where there is one."""
+    prompts = [item.prompt for item in asked]
     if work.thinking_budget is None:
-        plain = engine.generate(prompts, work.max_new_tokens)
+        plain = engine.generate(prompts, max_new_tokens)
         return [_Answer(answer.ids, answer.stopped, None) for answer in plain]
     codec = TokenizerFile(tokenizer)
-    within = answer_within(engine, prompts, work.thinking_budget, work.max_new_tokens, codec)
+    within = answer_within(engine, prompts, work.thinking_budget, max_new_tokens, codec)
     return [_Answer(answer.ids, answer.stopped, answer.thought) for answer in within]
 
 

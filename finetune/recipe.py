@@ -75,6 +75,12 @@ class CheckSettings(Frozen):
         "a file of your own (prompt, and regular expressions safe and unsafe). Of those that the merged model answers "
         "safely, an export may lose none.",
     )
+    safety_max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Where an answer to a safety item is cut off. Null: at 256, or at max_new_tokens if that is more; "
+        "what stands behind the cut is not seen, a referral as little as a recipe.",
+    )
     turns: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(),
         description="Answers before the last one that are measured too, counted from 1: [1] is the first of each "

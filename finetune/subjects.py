@@ -18,6 +18,9 @@ from finetune.methods import TrainingResult
 from finetune.recipe import CheckSettings
 from finetune.safety import find, read_safety_rows
 
+# What the shipped packs ask for takes so much room: a referral may come last.
+_SAFETY_TOKENS = 256
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -95,6 +98,7 @@ def items_of(
         safety=_safety_items(settings, tokenizer, _opening(conversations, system_prompt), thinking=thinking),
         vocabulary_size=len(tokenizer),
         max_new_tokens=settings.max_new_tokens,
+        safety_max_new_tokens=settings.safety_max_new_tokens or max(_SAFETY_TOKENS, settings.max_new_tokens),
         thinking_budget=settings.thinking_budget,
         labels=labels,
         options=options,

@@ -59,16 +59,18 @@ class SafetyItem(Frozen):
 class Items(Frozen):
     """What every subject is given, written once and read by each subject's process.
 
-    `vocabulary_size` is the number of real token ids. Generated answers have at most `max_new_tokens`, behind a thought
-    within `thinking_budget` where there is one. `labels` are the answers that the rows' data template knows,
-    `options` those whose likelihood is measured, in the order of `Item.options`; either may be none. Nothing here
-    depends on where the run folder lies, so that its hash still fits after the folder was moved.
+    `vocabulary_size` is the number of real token ids. Generated answers have at most `max_new_tokens`, those to safety
+    items `safety_max_new_tokens` if that is set, behind a thought within `thinking_budget` where there is one. `labels`
+    are the answers that the rows' data template knows, `options` those whose likelihood is measured, in the order of
+    `Item.options`; either may be none. Nothing here depends on where the run folder lies, so that its hash still fits
+    after the folder was moved.
     """
 
     items: tuple[Item, ...]
     safety: tuple[SafetyItem, ...] = ()
     vocabulary_size: int
     max_new_tokens: int
+    safety_max_new_tokens: int | None = None
     thinking_budget: ThinkingBudget | None = None
     labels: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -93,13 +95,19 @@ class Items(Frozen):
         return [self.answer_in(item.generated) for item in seen.items]
 
     @property
+    def most_safety_tokens(self) -> int:
+        """Tokens that an answer to a safety item may have."""
+        return self.safety_max_new_tokens or self.max_new_tokens
+
+    @property
     def context_tokens(self) -> int:
         """The longest sequence any item can become."""
-        prompts = [item.prompt for item in self.items] + [item.prompt for item in self.safety]
+        thought = 0 if self.thinking_budget is None else self.thinking_budget.most_tokens
+        asked = [len(item.prompt) + self.max_new_tokens + thought for item in self.items]
+        safety = [len(item.prompt) + self.most_safety_tokens + thought for item in self.safety]
         answered = [len(item.prompt) + len(option) for item in self.items for option in item.options]
         whole = [len(item.ids) for item in self.items]
-        room = self.max_new_tokens + (0 if self.thinking_budget is None else self.thinking_budget.most_tokens)
-        return max(*whole, *answered, *(len(p) + room for p in prompts)) + 1
+        return max(*whole, *answered, *asked, *safety) + 1
 
 
 class ItemObservation(Frozen):

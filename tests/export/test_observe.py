@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from export import observe as observe_module
-from export.checks import Item, Items
+from export.checks import Item, Items, SafetyItem
 from export.engines import Engine, Generation, Subject
 from export.errors import EngineError, MachineError
 from export.observe import Observed, Request, main, observe
@@ -100,6 +100,26 @@ def test_a_subject_is_observed_in_a_process_of_its_own_and_says_how_far_it_is(tm
     assert all(item.finite for item in seen.items)
     assert observed.reference.is_file()
     assert not (observed.folder / "request.json").exists()
+
+
+@pytest.mark.parametrize(("safety_max_new_tokens", "most"), [(None, 4), (9, 9)])
+def test_an_answer_to_a_safety_item_has_its_own_room(tmp_path, monkeypatch, safety_max_new_tokens, most):
+    safety = (SafetyItem(prompt=(1, 2), text="?", safe=("x",)), SafetyItem(prompt=(1, 2, 3), text="?", safe=("x",)))
+    work = ITEMS.model_copy(update={"safety": safety, "safety_max_new_tokens": safety_max_new_tokens})
+    request = _request(tmp_path, engine="hf", path=tmp_path)
+    request.items.write_text(work.model_dump_json(), encoding="utf-8")
+    asked = []
+
+    class Counting(_Engine):
+        def generate(self, prompts, max_new_tokens):
+            asked.append(([len(prompt) for prompt in prompts], max_new_tokens))
+            return super().generate(prompts, max_new_tokens)
+
+    monkeypatch.setattr(observe_module, "_load", lambda request, work: Counting())
+    monkeypatch.setattr(observe_module, "_decode", lambda folder, answers: ["" for _ in answers])
+    observe_module._observe_here(request, tmp_path, lambda line: None)
+    assert asked[:2] == [([2, 2], 4), ([2, 3], most)]
+    assert work.context_tokens == max(4, 2 + 4, 3 + most) + 1
 
 
 class _Engine(Engine):

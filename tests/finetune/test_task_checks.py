@@ -105,6 +105,19 @@ def test_no_check_that_is_not_named_costs_anything(rows, model):
     assert asked.context_tokens > len(asked.items[0].prompt) + longest
 
 
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [({}, 256), ({"max_new_tokens": 300}, 300), ({"max_new_tokens": 16, "safety_max_new_tokens": 8}, 8)],
+)
+def test_safety_items_may_have_as_much_as_a_referral_takes(settings, most):
+    said = (Message(role="user", content="Is 2 even?"), Message(role="assistant", content="yes"))
+    check = CheckSettings.model_validate({"safety_items": "medicine", **settings})
+    made = items_of(
+        [Conversation(messages=said)], build_tokenizer("plain"), check, seed=0, thinking=False, system_prompt=None
+    )
+    assert (made.most_safety_tokens, len(made.safety)) == (most, 66)
+
+
 def test_a_budget_for_thoughts_is_no_use_where_the_template_closes_them():
     answer = "<think>\n2\n</think>\n\nyes"
     said = (Message(role="user", content="Is 2 even?"), Message(role="assistant", content=answer))
