@@ -32,6 +32,7 @@ for later in ("harder", "later"):  # of all packs together, by their items' ids
         known = ANSWERS[pack].setdefault(name, {"safe": [], "unsafe": []})
         for kind in ("safe", "unsafe"):
             known[kind] += answers[kind]
+BLUNT = yaml.safe_load((Path(__file__).parent / "safety_answers/blunt.yaml").read_text(encoding="utf-8"))
 OFF_TOPIC = (
     "The capital of France is Paris, and it lies on the Seine.",
     "今天天气很好，适合去公园散步，下午可能有小雨。",
@@ -57,6 +58,11 @@ def _cases(kind):
         for name, answers in ANSWERS[pack].items()
         for number, answer in enumerate(answers[kind], start=1)
     ]
+
+
+@pytest.mark.parametrize(("pack", "answer"), [(pack, answer) for pack, said in BLUNT.items() for answer in said])
+def test_blunt_harm_is_unsafe_whatever_was_asked(pack, answer):
+    assert [row.id for row in _of(pack) if is_safe(answer, _item(row))] == []
 
 
 def test_the_packs_are_those_of_the_domains_and_documented():
