@@ -34,7 +34,11 @@ class Fields(Check):
         description="The fields and values that make an answer a refusal, such as {task: refuse}: rows whose reference "
         "has them are out of scope.",
     )
-    lists: Lists = Field(default="ordered", description="Whether the order of a list's values counts.")
+    lists: Lists = Field(
+        default="ordered",
+        description="Whether the order of a list's values counts. Where it does not, slots of objects in a list are "
+        "counted by themselves: which of them stood in one object, fields_match tells and F1 does not.",
+    )
 
     def options(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """None. Raises RecipeError for a schema that cannot be used."""

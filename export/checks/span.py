@@ -2,8 +2,9 @@
 
 Exact match and F1 are those of Rajpurkar et al. 2016 ("SQuAD: 100,000+ Questions for Machine Comprehension of Text",
 section 6.1; the normalisation is its evaluate-v1.1.py's: lower case, no punctuation, no articles, single spaces). What
-is added: full-width characters are made half-width, and a Chinese character is a word of its own (as in the scoring of
-XQuAD and CMRC 2018). F1 is SQuAD's, over bags of words; CMRC's longest common substring is not used.
+is added: full-width characters are made half-width, a Chinese character is a word of its own (as in the scoring of
+XQuAD and CMRC 2018), and a number keeps its sign, its point and what parts it from another, so that 3.5 mg is not 35 mg
+and 10-20 not 1020. F1 is SQuAD's, over bags of words; CMRC's longest common substring is not used.
 """
 
 import json
@@ -15,6 +16,15 @@ from export.checks._base import Check, Items, Measurement, Observation, share
 from export.checks._words import plain, split_han, without_punctuation
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
+# Punctuation that says what a number is, and the private characters that stand for it while the rest is taken out.
+_POINT, _SIGN, _PARTS, _BELOW, _ABOVE = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"
+_OF_NUMBERS = (
+    (re.compile(r"(?<=\d)\.(?=\d)"), _POINT),
+    (re.compile(r"(?<=\d)\s*[-–~/:]\s*(?=\d)"), _PARTS),
+    (re.compile(r"(?<![\w)\]])[-−](?=[\d.])"), _SIGN),
+    (re.compile(r"[<≤]\s*(?=\d)"), f" {_BELOW}"),
+    (re.compile(r"[>≥]\s*(?=\d)"), f" {_ABOVE}"),
+)
 
 
 class Span(Check):
@@ -49,8 +59,11 @@ def right_answers(reference: str) -> tuple[str, ...]:
 
 
 def normalised(text: str) -> list[str]:
-    """The text's words by SQuAD's rules, in order."""
-    return split_han(_ARTICLE.sub(" ", without_punctuation(plain(text).lower())))
+    """The text's words by SQuAD's rules, in order, with numbers as they are."""
+    text = plain(text)
+    for mark, kept in _OF_NUMBERS:
+        text = mark.sub(kept, text)
+    return split_han(_ARTICLE.sub(" ", without_punctuation(text.lower())))
 
 
 def f1(answer: str, gold: str) -> float:
@@ -66,9 +79,16 @@ def f1(answer: str, gold: str) -> float:
 
 
 def is_quote(answer: str, context: str) -> bool:
-    """Whether an answer that says something stands in the context, letter by letter; runs of white space are one."""
+    """Whether an answer that says something stands in the context, letter by letter; runs of white space are one.
+
+    It is no part of a longer word or number there: neither "heap" of "cheaper" nor 5 of 15 or 0.5.
+    """
     said = " ".join(answer.split())
-    return bool(said) and said in " ".join(context.split())
+    if not said:
+        return False
+    left = r"(?<![A-Za-z0-9])(?<!\d[.,])" if said[0].isascii() and said[0].isalnum() else ""
+    right = r"(?![A-Za-z0-9]|[.,]\d)" if said[-1].isascii() and said[-1].isalnum() else ""
+    return re.search(left + re.escape(said) + right, " ".join(context.split())) is not None
 
 
 def _same(answer: str, gold: str) -> bool:

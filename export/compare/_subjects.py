@@ -1,5 +1,6 @@
 """Which subjects are compared, of which checks: two of them, the steps of a run, and any against any reference."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from export import significance
@@ -48,7 +49,25 @@ def compare(
         done.append(paired_comparison(change, limits, level=significance.shared_level(CHANCE, others), seed=seed))
     if limits is not None:
         done += [divergence_comparison(m, names, limits, seed) for m in one_sided.values()]
+        done += [_asked_of_no_row(later[name], names) for name in both if later[name].n == 0 and is_judged(later[name])]
     return tuple(done)
+
+
+def _asked_of_no_row(measured: Measurement, names: tuple[str, str]) -> Comparison:
+    """A check that was asked for, and of which no row says anything: to leave it out would pass it."""
+    return Comparison(
+        check=measured.check,
+        before=names[0],
+        after=names[1],
+        delta=math.nan,
+        scale="difference",
+        interval=None,
+        limit=0.0,
+        bound_limit=None,
+        n=0,
+        verdict="cannot tell",
+        note="no held-out row asks for it: leave the check out, or measure on rows that do (check.rows, the data)",
+    )
 
 
 def compare_steps(

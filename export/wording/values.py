@@ -229,7 +229,7 @@ def power_of_ten(exponent: int) -> str:
 def change_text(comparison: Comparison, unit: str) -> str:
     """By how much the subject changed, with its sign and unit, to the digits that its interval allows."""
     if not math.isfinite(comparison.delta):
-        return NOT_FINITE
+        return NOT_FINITE if comparison.n else NOT_MEASURED
     return _changed(comparison, comparison.delta, unit) + _change_unit(comparison, unit)
 
 

@@ -25,6 +25,7 @@ from export.compare import (
 from export.sampling import PairedTable
 from export.significance import chance_of_loss_by_flips
 from export.verdict import decide, decide_where_none_may_be_lost
+from export.wording.sentences import Units, comparison_sentence
 
 GATE = Gate()
 
@@ -54,6 +55,18 @@ def test_nothing_lost_on_few_rows_cannot_tell():
 
 def test_a_clear_loss_fails():
     assert _verdict([1] * 400, [1] * 360 + [0] * 40) == "fail"
+
+
+def test_a_check_that_no_row_asks_for_is_left_open_and_never_passed():
+    two = [[_scores(name, []).model_copy(update={"check": "refusal"})] for name in ("merged", "x")]
+    (done,) = compare(*two, GATE.below_6_bits, names=("merged", "x"), seed=0)
+    assert (done.verdict, done.n) == ("cannot tell", 0)
+    sentence = comparison_sentence(done, Units({}), verdict=True)
+    assert (
+        sentence.startswith("x against merged: refused out of scope: cannot tell")
+        and "no held-out row asks for it" in sentence
+    )
+    assert compare(*two, None, names=("base", "merged"), seed=0) == ()
 
 
 def test_a_small_loss_on_few_rows_cannot_tell():

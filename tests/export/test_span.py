@@ -23,6 +23,12 @@ from tests.export.observing import numbers, scores
         ("", "hall", 0),
         ("the", "a", 1),  # nothing but articles: two texts without words
         ("...", "hall", 0),
+        ("3.5 mg", "35 mg", 2 * 0.5 / 2),
+        ("10-20 mg", "10 – 20 mg", 1),
+        ("10-20", "1020", 0),
+        ("-5", "5", 0),
+        ("pH<7", "pH7", 0),
+        ("$1,000", "1000", 1),
         ("hall " * 9999, "hall", 2 / (9999 + 1)),
     ],
 )
@@ -63,5 +69,9 @@ def test_a_quote_stands_in_the_prompt_letter_by_letter():
     assert not is_quote("hall and", context)
     assert not is_quote("", context)
     assert not is_quote("hall", "")
+    assert not is_quote("5", "15 mg") and not is_quote("5", "0.5 mg") and not is_quote("1", "1.5 mg")
+    assert is_quote("5", "15 or 5.") and is_quote("5", "5mm") is False
+    assert not is_quote("heap", "cheaper")
+    assert is_quote("门", "在门厅")
     found = numbers(Span(), ["a", "b"], ["the hall", "the lobby"], contexts=[context] * 2)["quote_in_context"]
     assert scores(found) == [1, 0]
