@@ -71,16 +71,16 @@ class Fallback(Frozen):
 class ImportanceUsed(Frozen):
     """The importance data a file was quantized with: what it was measured on, and how far it reaches.
 
-    `tensors` had some; `without` names the quantized ones that had none; `never_active_channels` counts input channels
-    that were zero for every token. `rounding` says, where it was, that the model was run less precisely than its
-    weights ask for.
+    `tensors` had some; `without` names the quantized ones that had none; `never_active_channels` counts, by tensor, the
+    input channels that were zero for every token. `rounding` says, where it was, that the model was run less precisely
+    than its weights ask for.
     """
 
     rows: int
     tokens: int
     tensors: int
     without: tuple[str, ...] = ()
-    never_active_channels: int = 0
+    never_active_channels: dict[str, int] = Field(default_factory=dict)
     rounding: str = ""
 
 

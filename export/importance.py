@@ -58,15 +58,17 @@ class Importances(NamedTuple):
 
     def used_for(self, tensors: Sequence[str]) -> ImportanceUsed:
         """The record of what a file of these quantized tensors was made with."""
-        known = [self.of[name] for name in tensors if name in self.of]
         return ImportanceUsed(
             rows=len(self.rows_sha256),
             tokens=self.tokens,
-            tensors=len(known),
+            tensors=sum(name in self.of for name in tensors),
             without=tuple(name for name in tensors if name not in self.of),
-            never_active_channels=sum(entry.never_active for entry in known),
+            never_active_channels={name: count for name in tensors if (count := self._never_active(name))},
             rounding=self.rounding,
         )
+
+    def _never_active(self, name: str) -> int:
+        return self.of[name].never_active if name in self.of else 0
 
 
 def gather(folder: Path, rows: Sequence[Sequence[int]]) -> Importances:
@@ -97,7 +99,9 @@ def gather(folder: Path, rows: Sequence[Sequence[int]]) -> Importances:
             model(torch.tensor([list(row)], device=device), use_cache=False)
     for handle in handles:
         handle.remove()
-    found = _by_gguf_name(folder, layers, {name: sums[name] / tokens[name] for name in sums}, tokens)
+    # a layer that no row reaches has no importance, and is counted among those without
+    means = {name: sums[name] / count for name, count in tokens.items() if count}
+    found = _by_gguf_name(folder, layers, means, tokens)
     return Importances(found, tuple(map(row_sha256, rows)), precision.rounding)
 
 

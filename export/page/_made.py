@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from export.artifacts import Fallback
@@ -123,10 +123,21 @@ def _importance(subject: SubjectRecord) -> str:
     if used is None:
         return ""
     without = f", none for {', '.join(used.without)}" if used.without else ""
-    never = f", {used.never_active_channels:,} channels never active" if used.never_active_channels else ""
+    never = _never_active(used.never_active_channels)
     measured = f"importance measured on {used.rows:,} training rows ({used.tokens:,} tokens)"
     rounding = f", {used.rounding}" if used.rounding else ""
     return f"{measured} for {used.tensors:,} matrices{without}{never}{rounding}"
+
+
+def _never_active(channels: Mapping[str, int]) -> str:
+    """In how many channels of which matrices nothing was seen, the worst of them by name."""
+    if not channels:
+        return ""
+    worst = max(channels, key=lambda name: channels[name])
+    return (
+        f", {sum(channels.values()):,} channels of {len(channels):,} matrices never active (most in {worst}: "
+        f"{channels[worst]:,})"
+    )
 
 
 def fallback_rows(report: Report) -> tuple[tuple[FallbackRow, ...], tuple[FallbackRow, ...]]:

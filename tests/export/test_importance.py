@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
+from export import importance
 from export.errors import ExportError, ModelError
 from export.formats import ExportRows
 from export.formats.gguf import Gguf
@@ -126,7 +127,18 @@ def test_channels_that_are_never_active_are_counted(tmp_path):
     found = gather(tmp_path / "model", ROWS)
     assert found.of["blk.1.ffn_down.weight"].never_active == 3
     assert found.of["blk.0.ffn_down.weight"].never_active == 0
-    assert found.used_for(list(found.of)).never_active_channels == 3
+    assert found.used_for(list(found.of)).never_active_channels == {"blk.1.ffn_down.weight": 3}
+
+
+def test_a_layer_that_no_row_reaches_is_left_out(tiny, monkeypatch):
+    from torch import nn
+
+    plain, expected = importance._linear_layers, gather(tiny, ROWS)
+    unused = {"model.layers.0.mlp.unused": nn.Linear(8, 8)}
+    monkeypatch.setattr(importance, "_linear_layers", lambda model: plain(model) | unused)
+    found = gather(tiny, ROWS)
+    assert found.of.keys() == expected.of.keys()
+    assert found.used_for(["blk.0.mlp.unused.weight", *found.of]).without == ("blk.0.mlp.unused.weight",)
 
 
 def test_no_rows_and_broken_activations_are_refused(tiny, tmp_path):

@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export import drawing, page
+from export.artifacts import ImportanceUsed
 from export.checks import Items, Observation
 from export.checks.exact_match import ExactMatch
 from export.checks.stops import Stops
 from export.drawing import svg
 from export.drawing.side_by_side import side_by_side
 from export.licence import licence_of
-from export.page import Details, _charts, gather, render
+from export.page import Details, _charts, _made, gather, render
 from export.page._answers import worst_rows
 from export.page._decision import decide
-from export.report import write
+from export.report import SubjectRecord, write
 from export.sampling import wilson_interval
 from export.wording.values import about, check_name, plain, unit_of, with_error
 from tests.export.page_reports import (
@@ -498,4 +499,15 @@ def test_the_page_of_full_fine_tuning_speaks_of_no_adapter():
     assert (
         "the merged model stays within what it may lose against the model as it was trained"
         in decide(report.model_copy(update={"verdict": "pass"})).sentence
+    )
+
+
+def test_what_importance_data_reaches_is_told_by_its_worst_matrix():
+    used = ImportanceUsed(
+        rows=9, tokens=100, tensors=3, without=("blk.0.x.weight",), never_active_channels={"blk.1.a": 2, "blk.1.b": 30}
+    )
+    subject = SubjectRecord.model_construct(importance=used)
+    assert _made._importance(subject) == (
+        "importance measured on 9 training rows (100 tokens) for 3 matrices, none for blk.0.x.weight, 32 channels of 2 "
+        "matrices never active (most in blk.1.b: 30)"
     )
