@@ -134,11 +134,13 @@ def _source(settings: BundleSettings, report: Mapping[str, Any], subject: Mappin
 def _runtime(settings: BundleSettings, room: DeviceBudget | None, needed: int, most: int) -> Runtime:
     """How the file is run. Raises RecipeError for more context, or a larger cache, than the file was sized for."""
     if room is None:
-        return Runtime(
-            context_tokens=settings.context_tokens or needed,
-            max_new_tokens=most,
-            cache_type=settings.cache_type or "f16",
-        )
+        context = needed if settings.context_tokens is None else settings.context_tokens
+        if context < needed:
+            raise RecipeError(
+                f"--context {context:,}: the rows need {needed:,} tokens (the longest prompt and twice the longest "
+                "answer). Give so many or more, or leave it out."
+            )
+        return Runtime(context_tokens=context, max_new_tokens=most, cache_type=settings.cache_type or "f16")
     context, cache = settings.context_tokens or room.context_tokens, settings.cache_type or room.cache_type
     if context > room.context_tokens or (cache, room.cache_type) == ("f16", "q8_0"):
         raise RecipeError(
@@ -238,7 +240,10 @@ def summary(made: Bundle) -> list[str]:
     if made.grammar is not None:
         lines.append(f"grammar: all {made.grammar.answers:,} right answers pass")
         if made.grammar.not_enforced:
-            lines.append(f"grammar: does not hold answers to {', '.join(made.grammar.not_enforced)}; the client does")
+            lines.append(
+                f"grammar: does not hold answers to {', '.join(made.grammar.not_enforced)}; the client does, but for "
+                "formats that its jsonschema does not know"
+            )
         lines += [
             f"grammar: takes {found.mean:.2e} of {found.subject}'s probability at a token of a right answer (90 % "
             f"interval {found.interval[0]:.2e} to {found.interval[1]:.2e}; at most {found.largest:.2e}; "

@@ -96,7 +96,9 @@ def _with_cache(
 ) -> DeviceBudget:
     plan = model.plan(_PLAN)
     needs = model.needs[limits.context_tokens]
-    beside = peak_memory(plan, model.shape.cache, needs, cache_type, device).needed_bytes - plan.weight_bytes
+    # a bundle's client reads the file into memory; which type the embedding will have is not known yet
+    copied = device.model_copy(update={"weights": "copied", "packs": (_PLAN,) if device.packs else ()})
+    beside = peak_memory(plan, model.shape.cache, needs, cache_type, copied).needed_bytes - plan.weight_bytes
     by_memory = device.usable_memory_bytes.value / (1 + MEMORY_ERROR_SHARE) - beside + plan.header_bytes
     by_speed = _by_speed(model, device, limits, cache_type)
     size = by_memory if by_speed is None else min(by_memory, by_speed)
@@ -121,9 +123,11 @@ def _by_speed(model: Model, device: DeviceProfile, limits: Limits, cache_type: C
         return None
     plan = model.plan(_PLAN)
     read = multiplied(plan.tensors)
-    weights_seconds = sum(tensor.size_bytes / device.decode_rate(tensor.stored_as) for tensor in read)
+    shares = {tensor.name: model.shape.read_share(tensor) * tensor.size_bytes for tensor in read}
+    weights_seconds = sum(shares[tensor.name] / device.decode_rate(tensor.stored_as) for tensor in read)
     whole = token_seconds(plan.tensors, model.shape, device, cache_type=cache_type, cached_tokens=limits.context_tokens)
     allowed = (1 - device.decode_error_share) / limits.min_tokens_per_second - (whole - weights_seconds)
     rates = [rate.decode_bytes_per_second for rate in device.rates.values()]
     slowest = min([device.decode_bytes_per_second.value, *rates])
-    return plan.size_bytes - sum(tensor.size_bytes for tensor in read) + allowed * slowest
+    held = sum(tensor.size_bytes for tensor in read)
+    return plan.size_bytes - held + allowed * slowest * held / sum(shares.values())

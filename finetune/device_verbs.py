@@ -28,12 +28,15 @@ def add_bundle(verbs: "Verbs") -> None:
     )
     bundle.add_argument("--schema", type=Path, metavar="FILE", help="JSON schema of answers (default: the recipe's)")
     bundle.add_argument(
-        "--context", type=int, metavar="N", help="tokens of context (default: the target's, else what the rows need)"
+        "--context",
+        type=positive,
+        metavar="N",
+        help="tokens of context (default: the target's, else what the rows need)",
     )
     bundle.add_argument(
         "--cache-type", choices=["f16", "q8_0"], help="type of the KV cache (default: the target's, else f16)"
     )
-    bundle.add_argument("--rows", type=int, default=200, metavar="N", help="held-out rows that ship with it (200)")
+    bundle.add_argument("--rows", type=positive, default=200, metavar="N", help="held-out rows that ship with it (200)")
     bundle.add_argument(
         "--accept-unproven", action="store_true", help="take a file of which the verdict is 'cannot tell'"
     )

@@ -75,6 +75,11 @@ def fit_model(
         raise RecipeError(f"{device.title} runs {' and '.join(device.formats)} only; sizes are told for gguf alone.")
     _refuse_unknown(types)
     with _source(name, say) as source:
+        if source.own_type and types:
+            raise RecipeError(
+                f"--types: {name} is quantized already, as {source.own_type}; expected a 16-bit model, which could "
+                "become other types. Leave --types out, or name the model folder."
+            )
         content = read_gguf(source.path)
         found = fit(
             _model(source, content, limits),
@@ -120,7 +125,9 @@ def _refuse_unknown(types: Sequence[str]) -> None:
 
 
 def _model(source: _Source, content: GgufContent, limits: Limits) -> Model:
-    architecture = content.metadata["general.architecture"]
+    architecture = content.metadata.get("general.architecture")
+    if architecture is None:
+        raise ModelError(f"{source.path} names no architecture: it is a GGUF file, but of no model.")
     trained = content.metadata.get(f"{architecture}.context_length")
     if trained is not None and limits.context_tokens > trained:
         raise RecipeError(
@@ -153,7 +160,13 @@ def _shape(content: GgufContent) -> ModelShape:
     heads = of[f"{prefix}.attention.head_count"]
     heads = max(heads) if isinstance(heads, list) else heads
     width = of.get(f"{prefix}.attention.key_length", of[f"{prefix}.embedding_length"] // heads)
-    return ModelShape(layers=of[f"{prefix}.block_count"], query_values=heads * width, cache=cache_shape(of))
+    experts, used = (of.get(f"{prefix}.{name}") for name in ("expert_count", "expert_used_count"))
+    return ModelShape(
+        layers=of[f"{prefix}.block_count"],
+        query_values=heads * width,
+        cache=cache_shape(of),
+        expert_share=used / experts if experts and used else 1.0,
+    )
 
 
 @contextmanager

@@ -49,8 +49,11 @@ def evidence(report_path: Path, subject: str) -> Evidence:
     return Evidence(read_report(report_path), sha256_of_file(report_path), subject)
 
 
-def certificate(found: Evidence, *, name: str, accepted_unproven: bool) -> dict[str, Any]:
-    """The certificate as JSON. `accepted_unproven`: the bundle's maker took a file that no verdict stands behind."""
+def certificate(found: Evidence, *, name: str, accepted_unproven: bool, runs_with: Mapping[str, Any]) -> dict[str, Any]:
+    """The certificate as JSON. `accepted_unproven`: the bundle's maker took a file that no verdict stands behind.
+
+    `runs_with` is how the bundle runs the file, beside which stands how it was measured.
+    """
     report, subject = found.report, found.subject
     shown = (*_BESIDE, subject)
     data = next((s for s in report.get("stages", ()) if s["stage"] == "data"), None)
@@ -60,6 +63,8 @@ def certificate(found: Evidence, *, name: str, accepted_unproven: bool) -> dict[
         "verdict": found.record["verdict"],
         "accepted_unproven": accepted_unproven,
         "file": found.record,
+        "measured_with": {"cache_type": "f16", "grammar": False},
+        "runs_with": dict(runs_with),
         "promised": [_limit(c) for c in report["comparisons"] if c["after"] == subject and c["limit"] is not None],
         "gate": report["recipe"].get("gate"),
         "measured": [m for m in report["measurements"] if m["subject"] in shown],

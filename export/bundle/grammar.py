@@ -14,6 +14,10 @@ from export.frozen import Frozen
 
 # Formats of text that the converter has rules for (llama_cpp.llama_grammar, STRING_FORMAT_RULES and uuid).
 _FORMATS = re.compile(r"date|time|date-time|uuid[1-5]?")
+# Classes and borders that the converter passes on, and an alternative outside of brackets, which splits the whole rule.
+_NOT_IN_A_GRAMMAR = re.compile(r"\\[dDwWsSbB]|^\^(?:[^()\[\]|\\]|\\.|\[[^\]]*\]|\([^()]*\))*\|")
+# What lets a quotation mark pass, so that the text may end early.
+_LETS_QUOTES_PASS = re.compile(r"\[\^(?![^\]]*\")|(?<!\\)\.")
 # Keywords that are no rules, or hold what a $ref leads to.
 _WITHOUT_RULE = frozenset({"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"})
 _DEFINITIONS = frozenset({"$defs", "definitions"})
@@ -33,8 +37,9 @@ class Grammar(Frozen):
 def grammar_of(schema: Mapping[str, Any], key_order: Sequence[str]) -> Grammar:
     """The grammar of a schema. Keys of an object come in one order: as in `key_order`, else as in the schema.
 
-    Raises ExportError for a schema that the converter refuses, with its reason.
+    Raises ExportError for a schema that the converter refuses, with its reason, or would make a wrong grammar of.
     """
+    _refuse_patterns(schema, "#")
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
@@ -45,6 +50,23 @@ def grammar_of(schema: Mapping[str, Any], key_order: Sequence[str]) -> Grammar:
             "with type, properties, required, enum, const, anyOf, items and $ref into $defs."
         ) from None
     return Grammar(text=str(text) + "\n", not_enforced=tuple(_not_enforced(schema, "#")))
+
+
+def _refuse_patterns(schema: Any, where: str) -> None:
+    """Raises ExportError for a pattern that the converter copies as it is, though a grammar has no such thing."""
+    if isinstance(schema, list):
+        for place, inner in enumerate(schema):
+            _refuse_patterns(inner, f"{where}/{place}")
+    if not isinstance(schema, Mapping):
+        return
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and (found := _NOT_IN_A_GRAMMAR.search(pattern)):
+        raise ExportError(
+            f"the JSON schema's {where}/pattern {pattern!r} holds {found[0]!r}, which grammars have not. Write [0-9] "
+            "for \\d, [a-zA-Z0-9_] for \\w, [ ] for \\s, and alternatives in brackets: ^(left|right)$."
+        )
+    for keyword, inner in schema.items():
+        _refuse_patterns(inner, f"{where}/{keyword}")
 
 
 def key_order_of(answers: Sequence[Any]) -> tuple[str, ...]:
@@ -65,7 +87,7 @@ def _not_enforced(schema: Any, where: str) -> Iterator[str]:
         return
     read = _read_of(schema)
     for keyword in schema:
-        if keyword not in read | _WITHOUT_RULE | _DEFINITIONS:
+        if keyword not in read | _WITHOUT_RULE | _DEFINITIONS or _is_looser(keyword, schema[keyword]):
             yield f"{where}/{keyword}"
     within = {keyword: schema[keyword] for keyword in schema if keyword in read | _DEFINITIONS}
     for keyword in _NAMED:
@@ -78,6 +100,11 @@ def _not_enforced(schema: Any, where: str) -> Iterator[str]:
         yield from _not_enforced(within.get(keyword), f"{where}/{keyword}")
     for place, inner in enumerate(within.get("allOf", ())):
         yield from _not_enforced_part(inner, f"{where}/allOf/{place}")
+
+
+def _is_looser(keyword: str, value: Any) -> bool:
+    """Whether the grammar lets more pass than a keyword that the converter reads: one of several is any of them."""
+    return keyword == "oneOf" or (keyword == "pattern" and _LETS_QUOTES_PASS.search(str(value)) is not None)
 
 
 def _not_enforced_part(part: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -72,8 +72,9 @@ def _says_rejected(vocabulary: Vocabulary, answer: str, ids: Sequence[int], stop
     passed = vocabulary.detokenize(ids[:stop])
     return (
         f"the schema's grammar rejects the right answer {answer!r} behind {passed!r}: expected that every answer of "
-        "the rows passes. The grammar holds keys to one order, that in which training rows first show them. Change the "
-        "schema (--schema FILE), or mend the row."
+        "the rows passes. The grammar holds keys to the order in which training rows first show them, lets at most "
+        "one space stand between values and no line break, and whole numbers have at most 16 digits. Change the schema "
+        "(--schema FILE), or mend the row."
     )
 
 

@@ -4,6 +4,7 @@ A device holds every action to it (`device/client.py`, whose `leaves` are the fi
 off the rows, and how often the rule would refuse right answers is counted on rows that took no part.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -63,7 +64,8 @@ def known_values(training: Sequence[Asked], held_out: Sequence[Asked]) -> KnownV
 
 
 def _rule(found: Sequence[tuple[Any, bool]]) -> FieldRule:
-    values = tuple(dict.fromkeys(value for value, _ in found))
+    # by type and JSON: 1, 1.0 and true are three values to the client, and a list is one too
+    values = tuple({(type(value), json.dumps(value)): value for value, _ in found}.values())
     if len(values) <= _MOST_VALUES and len(found) >= _LEAST_ROWS_A_VALUE * len(values):
         return FieldRule(kind="closed", rows=len(found), values=values)
     quoted = sum(is_said for _, is_said in found)

@@ -84,11 +84,12 @@ class Bundle(NamedTuple):
 def make(source: BundleSource, out: Path, say: Callable[[str], None]) -> Bundle:
     """Makes the folder `out` / name and its .tar.gz beside it, in place of earlier ones.
 
-    Raises ExportError where the file is not the one that was measured, an answer of the rows breaks the grammar, or the
-    client does not answer.
+    Raises ExportError where something else stands there, the file is not the one that was measured, an answer of the
+    rows breaks the grammar, or the client does not answer.
     """
     _require_the_measured_file(source)
     folder, partial = out / source.name, out / f".{source.name}.partial"
+    _require_its_own_place(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -101,6 +102,15 @@ def make(source: BundleSource, out: Path, say: Callable[[str], None]) -> Bundle:
     say(f"packing {folder}")
     pack(folder, bundle.archive)
     return bundle
+
+
+def _require_its_own_place(folder: Path) -> None:
+    """Raises ExportError where a folder would be replaced that is no bundle: it may be the run itself."""
+    if folder.exists() and not all((folder / name).is_file() for name in (client.SUMS, client.SETTINGS)):
+        raise ExportError(
+            f"{folder} is there already, and is no bundle: found no {client.SUMS} and {client.SETTINGS} in it; "
+            "expected a new folder, or an earlier bundle. Give another --out, or another name with --for."
+        )
 
 
 def _require_the_measured_file(source: BundleSource) -> None:
@@ -210,15 +220,26 @@ def _actions(rows: Sequence[Row]) -> list[Asked]:
 
 def _write_settings(source: BundleSource, folder: Path, prompt: Prompt, trial: Trial | None = None) -> None:
     """What the client runs by; behind a trial also what its process took, here, for one command."""
-    runtime = source.runtime.model_dump()
-    content = {"name": source.name, "model": source.gguf.name, **runtime, "prompt": prompt.model_dump(mode="json")}
+    rules = [folder / name for name in (client.SCHEMA, client.GRAMMAR, client.KNOWN) if (folder / name).is_file()]
+    content = {
+        "name": source.name,
+        "model": source.gguf.name,
+        **source.runtime.model_dump(),
+        "rules": {path.name: sha256_of_file(path) for path in rules},
+        "prompt": prompt.model_dump(mode="json"),
+    }
     if trial is not None:
         content |= {"peak_resident_bytes": trial.peak_memory_bytes, "peak_address_bytes": trial.peak_address_bytes}
     _write_json(folder / client.SETTINGS, content)
 
 
 def _write_certificate(source: BundleSource, folder: Path) -> None:
-    content = certificates.certificate(source.evidence, name=source.name, accepted_unproven=source.accepted_unproven)
+    content = certificates.certificate(
+        source.evidence,
+        name=source.name,
+        accepted_unproven=source.accepted_unproven,
+        runs_with={"cache_type": source.runtime.cache_type, "grammar": source.schema is not None},
+    )
     _write_json(folder / "certificate.json", content)
     (folder / "certificate.md").write_text(certificates.certificate_text(content), "utf-8")
 

@@ -55,15 +55,19 @@ def unpack(bundle: Path, into: Path) -> Path:
 
 def damaged(folder: Path) -> list[str]:
     """The files of a bundle that are not what its SHA256SUMS says, or that it does not name."""
+    wrong = verify(folder)
+    if wrong == [SUMS]:
+        return wrong
     named = {line.split("  ", 1)[1] for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()}
     extra = [path.name for path in folder.iterdir() if path.name not in named | {SUMS}]
-    return [*verify(folder), *(f"{name} (not in {SUMS})" for name in sorted(extra))]
+    return [*wrong, *(f"{name} (not in {SUMS})" for name in sorted(extra))]
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     entry.mtime = 0
+    entry.mode = 0o755 if entry.name.endswith(".sh") else 0o644
     return entry
 
 

@@ -144,10 +144,12 @@ def _seconds_to_start(folder: Path) -> float:
     return _SECONDS_TO_START + size_bytes / _SLOWEST_BYTES_PER_SECOND
 
 
-def kill_while_starting(folder: Path, python: str, seconds: float, before_start: Callable[[], None]) -> None:
+def kill_while_starting(
+    folder: Path, python: str, seconds: float, *, starts_with: Sequence[str], before_start: Callable[[], None]
+) -> None:
     """Starts the client and ends it (SIGKILL) after so many seconds, before it could be asked."""
     with subprocess.Popen(
-        [python, str(folder.resolve() / "client.py"), "--lines", "json"],
+        [*starts_with, python, str(folder.resolve() / "client.py"), "--lines", "json"],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -16,6 +16,8 @@ from export.device.sizes import PlannedTensor
 from export.frozen import Frozen
 
 _EMBEDDING = "token_embd.weight"
+# in the names of the tensors that hold all experts of a layer
+_EXPERTS = "_exps."
 
 
 class Speed(Frozen):
@@ -30,11 +32,19 @@ class Speed(Frozen):
 
 
 class ModelShape(Frozen):
-    """What of a model decides its speed besides its tensors: layers, and the width of the queries of all heads."""
+    """What of a model decides its speed besides its tensors: layers, and the width of the queries of all heads.
+
+    `expert_share` is that of a layer's experts which a token is sent to; 1 where there are none.
+    """
 
     layers: int
     query_values: int
     cache: CacheShape
+    expert_share: float = 1.0
+
+    def read_share(self, tensor: PlannedTensor) -> float:
+        """The part of a tensor that one token is multiplied with: of experts those that it is sent to."""
+        return self.expert_share if _EXPERTS in tensor.name else 1.0
 
     def attended_values(self, tokens: int) -> int:
         """The keys and values of so many tokens, for each head of the queries, over all layers that have them."""
@@ -71,7 +81,10 @@ def token_seconds(
     cached_tokens: int,
 ) -> float:
     """The time of one token behind so many."""
-    weights = sum(tensor.size_bytes / device.decode_rate(tensor.stored_as) for tensor in multiplied(tensors))
+    weights = sum(
+        shape.read_share(tensor) * tensor.size_bytes / device.decode_rate(tensor.stored_as)
+        for tensor in multiplied(tensors)
+    )
     measured = device.cache_rates.get(cache_type)
     if measured is None:
         cache = shape.cache.read_bytes(cached_tokens, cache_type) / device.decode_bytes_per_second.value
@@ -91,7 +104,11 @@ def prompt_seconds(
     """The time of a prompt, whose tokens attend to half of it in the mean: 2 operations for each key and value."""
     output = output_of(tensors)
     weights = sum(
-        2 * tensor.weights * (1 if tensor is output else prompt_tokens) / device.prefill_rate(tensor.stored_as)
+        2
+        * shape.read_share(tensor)
+        * tensor.weights
+        * (1 if tensor is output else prompt_tokens)
+        / device.prefill_rate(tensor.stored_as)
         for tensor in multiplied(tensors)
     )
     values = shape.attended_values(prompt_tokens) * prompt_tokens / 2

@@ -18,6 +18,8 @@ from export.frozen import Frozen
 
 # sd_booted(3): where systemd is not the init, its tools are of no use
 _BOOTED = Path("/run/systemd/system")
+# cgroups(7): the line of version 2 in /proc/self/cgroup names the group
+_TELLS_ITS_LIMIT = "cat /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/memory.max"
 
 
 class Limit(Frozen):
@@ -66,8 +68,10 @@ def _scope(memory_bytes: int) -> tuple[str, ...] | None:
     whose = () if os.geteuid() == 0 else ("--user",)
     properties = ("-p", f"MemoryMax={memory_bytes}", "-p", "MemorySwapMax=0")
     command = ("systemd-run", *whose, "--scope", "--quiet", "--collect", *properties)
-    tried = subprocess.run([*command, "true"], capture_output=True, timeout=30, check=False)
-    return command if tried.returncode == 0 else None
+    # a scope may be given without the limit that was asked of it: the kernel's own word counts
+    tried = subprocess.run([*command, "sh", "-c", _TELLS_ITS_LIMIT], capture_output=True, timeout=30, check=False)
+    told = tried.stdout.strip()
+    return command if tried.returncode == 0 and told.isdigit() and int(told) <= memory_bytes else None
 
 
 def parse_memory(text: str) -> int:
@@ -77,7 +81,7 @@ def parse_memory(text: str) -> int:
     unit = next((unit for unit in units if lower.endswith(unit)), None)
     if unit is None:
         raise ValueError(f"{text} has no unit")
-    size_bytes = int(float(lower.removesuffix(unit)) * units[unit])
-    if size_bytes < 1:
+    size = float(lower.removesuffix(unit)) * units[unit]
+    if not 1 <= size < float("inf"):
         raise ValueError(f"{text} is no memory")
-    return size_bytes
+    return int(size)

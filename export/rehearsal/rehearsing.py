@@ -24,7 +24,11 @@ from export.rehearsal.soaking import Asked, soak
 from export.verdict import Verdict
 
 _SHOWN_REASONS = 10
-_POINT = 0.01  # of right answers, that a bundle may be worse than the merged model
+# Of right answers, what a bundle may be worse than the merged model, and what at the interval's end: with all answers
+# alike 100 rows reach that far.
+_POINT, _BOUND = 0.01, 0.03
+# Of the model's right answers, what the client may refuse.
+_REFUSED = 0.05
 
 
 class RehearsalSettings(Frozen):
@@ -148,7 +152,8 @@ def _restarts(
         state.truncate(state.seek(0, 2) // 2)
     found.append(again("a damaged state file"))
     (folder / STATE).unlink()
-    kill_while_starting(folder, python, found[-1].seconds / 2, limit.enter())
+    half = found[-1].seconds / 2
+    kill_while_starting(folder, python, half, starts_with=limit.starts_with, before_start=limit.enter())
     return (*found, again("kill -9 while it started"))
 
 
@@ -163,9 +168,7 @@ class _Record:
             "bundle_sha256": sha256_of_file(folder / SUMS),
             "limit": limit,
             "machine": here.identity,
-            "versions": {
-                name: here.packages[name] for name in ("llama-cpp-python", "fieldtune") if name in here.packages
-            },
+            "versions": {name: here.packages[name] for name in ("fieldtune",) if name in here.packages},
         }
         self._limit = limit
 
@@ -197,6 +200,7 @@ class _Record:
             "said": tuple(answer.get("text") for answer in answers),
             **self._of_answers(rows, answers, asked),
         }
+        found["versions"] = self._known["versions"] | soaked.ready["versions"]
         problems, verdict = _verdict(found)
         return Rehearsal.model_validate({**self._known, **found, "problems": problems, "verdict": verdict})
 
@@ -208,6 +212,7 @@ class _Record:
         reasons = tuple(dict.fromkeys(str(answer["reason"]) for answer in answers if answer["action"] is None))
         # what the model said, whether the client took it or not; and what came of it
         right = [figures.is_right(a.get("text"), row.answer) for a, row in zip(answers, rows, strict=True)]
+        refused = [not_taken[index] for index, is_right in enumerate(right) if is_right]
         merged = [row.merged_answer for row in rows]
         both = [index for index, answer in enumerate(merged) if answer is not None]
         wrong = [not refused and not fits for refused, fits in zip(not_taken, right, strict=True)]
@@ -220,6 +225,7 @@ class _Record:
             "not_taken": figures.share(not_taken),
             "not_taken_because": reasons[:_SHOWN_REASONS],
             "right": figures.share(right),
+            "refused_right": figures.share(refused) if refused else None,
             "wrong_actions": figures.share(wrong),
             "against_merged": figures.against_merged(
                 [right[i] for i in both], [figures.is_right(merged[i], rows[i].answer) for i in both]
@@ -243,8 +249,11 @@ def _verdict(found: Mapping[str, Any]) -> tuple[tuple[str, ...], Verdict]:
         failed.append(f"{found['wrong_schema']:,} of {found['answers']:,} answers break the schema")
     if found["changed_answers"]:
         failed.append(f"{found['changed_answers']:,} answers differ from the same row's first one")
+    refused = found["refused_right"]
     if found["not_taken"].count == found["not_taken"].n:
         failed.append("no answer was taken for an action")
+    elif refused is not None and refused.interval[0] > _REFUSED:
+        failed.append(f"the client refused {refused.count:,} of {refused.n:,} right answers")
     if against is not None and against.interval[1] < -_POINT:
         failed.append(f"more than one point worse than the merged model: {_beside(against)}")
     failed += [f"after {r.after}: another answer than before" for r in found["restarts"] if not r.same_answer]
@@ -253,8 +262,13 @@ def _verdict(found: Mapping[str, Any]) -> tuple[tuple[str, ...], Verdict]:
     if failed:
         return tuple(failed), "fail"
     undecided = []
-    if against is not None and against.difference < -_POINT:
+    if against is None:
+        undecided.append("the rows do not say what the merged model answered: nothing to hold it against")
+    elif against.difference < -_POINT or against.interval[0] < -_BOUND:
         undecided.append(f"whether it is a point worse than the merged model takes more rows: {_beside(against)}")
+    if refused is None or refused.count > _REFUSED * refused.n:
+        said = "no answer was right" if refused is None else f"{refused.count:,} of {refused.n:,} were refused"
+        undecided.append(f"whether the client lets right answers pass cannot be told: {said}")
     if grown is None or grown.verdict in (None, "cannot tell"):
         undecided.append("whether memory grows cannot be told: rehearse for more minutes (five at least)")
     return tuple(undecided), "cannot tell" if undecided else "pass"

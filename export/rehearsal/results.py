@@ -88,6 +88,9 @@ class Rehearsal(Frozen):
     not_taken_because: tuple[str, ...] = ()
     changed_answers: int | None = Field(default=None, description="Answers that differ from the row's first one.")
     right: Share | None = None
+    refused_right: Share | None = Field(
+        default=None, description="Of the right answers those that the client did not take; None where none was right."
+    )
     wrong_actions: Share | None = Field(
         default=None, description="Actions that were given though they are not the row's."
     )

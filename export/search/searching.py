@@ -5,6 +5,7 @@ Prior art: measured sensitivities and a budget (mlx-lm's dynamic_quant, exllamav
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ class _Searching:
         factors = dict.fromkeys(map(kind_of, self._files.names), 1.0)
         self._try(self._solved(factors), "knapsack")
         self._move(factors)
-        best, types = min(self._tried, key=lambda tried: tried[0].kl_mean)
+        best, types = self._best()
         return SearchRecord(
             budget_bytes=self._budget,
             size_bytes=best.size_bytes,
@@ -140,6 +141,16 @@ class _Searching:
             chosen=best.name,
             types=types,
         )
+
+    def _best(self) -> tuple[Trial, dict[str, str]]:
+        """The mix that loses least. Raises ExportError where none has a divergence that is a number."""
+        measured = [tried for tried in self._tried if math.isfinite(tried[0].kl_mean)]
+        if not measured:
+            raise ExportError(
+                "no mix has a divergence that is a number: the 16-bit model's own predictions are not finite on the "
+                "search's rows. Check the merged model before quantizing it."
+            )
+        return min(measured, key=lambda tried: tried[0].kl_mean)
 
     def _candidates(self, name: str) -> tuple[str, ...]:
         """The types that the tensor can have, the smallest first. Raises ExportError where there is none."""

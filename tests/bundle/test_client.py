@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken
 
+from export.artifacts import sha256_of_file
 from export.bundle.device import client
 from export.bundle.known import Asked, known_values
 from export.bundle.prompt import prompt_of
@@ -53,11 +54,13 @@ def talk(tmp_path):
     settings = {"context_tokens": 100, "max_new_tokens": 40, "prompt": prompt}
 
     def start(model, *, grammar):
-        (tmp_path / "bundle.json").write_text(json.dumps(settings))
-        (tmp_path / "schema.json").write_text(json.dumps(schema))
-        (tmp_path / "known_values.json").write_text(known_values(rows, ()).model_dump_json())
+        rules = {"schema.json": json.dumps(schema), "known_values.json": known_values(rows, ()).model_dump_json()}
         if grammar:
-            (tmp_path / "grammar.gbnf").write_text("root ::= [a]")
+            rules["grammar.gbnf"] = "root ::= [a]"
+        for name, text in rules.items():
+            (tmp_path / name).write_text(text)
+        hashes = {name: sha256_of_file(tmp_path / name) for name in rules}
+        (tmp_path / "bundle.json").write_text(json.dumps({**settings, "rules": hashes}))
         return client.Client(tmp_path, model)
 
     return start
@@ -71,6 +74,7 @@ def talk(tmp_path):
         ('{"task":"mop","area":""}', "/area: '' is not in the command"),
         ('{"task":"mop","area":"all"}', "/area: 'all' is not in the command"),  # no word of "hall"
         ('{"task":1e999}', "the answer is not JSON: 1e999 is larger"),
+        ('{"task":"\\ud83d"}', "the answer is not JSON: 'utf-8' codec can't encode"),
         ('{"task":"mop","area":7}', "breaks the schema: $.area"),
         ('{"area":"hall"}', "breaks the schema"),
         ('{"task":"mop","extra":1}', "breaks the schema"),
@@ -128,7 +132,8 @@ def test_nothing_that_comes_in_or_goes_wrong_ends_the_client(talk):
     for command in (5, None, ["mop"]):
         assert talk(_Scripted(), grammar=True).answer(command)["reason"] == "the command is no text"
     assert talk(_Scripted(), grammar=True).answer("mop \udcff")["reason"] == "the command is no text in UTF-8"
-    for error in (RuntimeError("broke off"), http.client.BadStatusLine("x"), KeyError("tokens"), TimeoutError()):
+    errors = (RuntimeError("broke off"), http.client.BadStatusLine("x"), KeyError("tokens"), TimeoutError())
+    for error in (*errors, MemoryError(), TypeError("not a number")):
         answer = talk(_Broken(error), grammar=True).answer("mop")
         assert answer["action"] is None
         assert answer["reason"].startswith("the model gave no answer: ")
@@ -161,12 +166,72 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
         ("mop the Caf\u00e9", "Cafe\u0301", True),  # composed or not, the same word
         ("set 25 degrees", 25, True),
         ("set 250 degrees", 25, False),
+        ("turn -90 degrees", 90, False),
+        ("turn -90 degrees", -90, True),
+        ("drive 2.5 metres", 5, False),
+        ("drive 2.5 metres", 2, False),
+        ("drive 2.5 metres", 2.5, True),
+        ("drive 2. Then stop", 2, True),
+        ("pay 1,000", 1, False),
+        ("go to room-5, then 6-7", 5, True),
         ("mop", "", False),
         ("mop", " ", False),
     ],
 )
 def test_a_value_is_in_a_command_by_whole_words(command, value, held):
     assert client.says(client.spoken(command), value) is held
+
+
+@pytest.mark.parametrize("name", ["schema.json", "known_values.json", "grammar.gbnf"])
+@pytest.mark.parametrize("harm", ["lost", "changed"])
+def test_a_rule_that_is_lost_or_changed_stops_the_client_and_lets_nothing_pass(bundle, tmp_path, name, harm):
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / name).unlink() if harm == "lost" else (copy / name).write_text("{}")
+    done = subprocess.run(
+        [sys.executable, str(copy / "client.py"), "mop the hall"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{name}: found " in done.stderr
+
+
+def test_what_is_nested_deeper_than_anything_is_no_action():
+    for levels, depth in (99, "taken"), (150, "nested more than 100 levels deep"), (100_000, "is not JSON"):
+        text = '{"then":' * levels + "1" + "}" * levels
+        if depth == "taken":
+            assert client.read_action(text, False)
+            continue
+        with pytest.raises(client.RejectedError, match=depth):
+            client.read_action(text, False)
+
+
+def test_a_format_that_jsonschema_knows_is_checked():
+    schema = {"properties": {"day": {"type": "string", "format": "date"}}}
+    assert client.schema_problem(schema, {"day": "2026-02-28"}) is None
+    assert "is not a 'date'" in client.schema_problem(schema, {"day": "2026-02-30"})
+
+
+def test_what_is_said_is_utf8_whatever_the_terminal(bundle, tmp_path):
+    asked = [sys.executable, str(bundle / "client.py"), "--lines", "json"]
+    done = subprocess.run(
+        asked, input='"打扫"\n'.encode(), capture_output=True, env={"PYTHONIOENCODING": "ascii"}, check=False
+    )
+    ready, answer = map(json.loads, done.stdout.decode().splitlines())
+    assert ready["versions"]["llama-cpp-python"]
+    assert "action" in answer
+
+
+def test_an_address_that_is_none_is_told_at_once(bundle):
+    for url in ("127.0.0.1:8080", "http://127.0.0.1:port"):
+        asked = [sys.executable, str(bundle / "client.py"), "--server", url, "mop"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2 and f"client.py: --server {url}" in done.stderr
+
+
+def test_values_are_told_apart_by_type_and_may_be_empty():
+    rows = [Asked("go", {"n": n, "items": items}) for n, items in ((1, []), (1.0, {}), (True, [1])) for _ in range(40)]
+    known = known_values(rows, rows)
+    assert known.fields["/n"].values == (1, 1.0, True)
+    assert known.refused == 0
 
 
 def test_a_field_that_no_row_has_is_told_even_when_it_is_empty():

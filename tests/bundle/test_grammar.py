@@ -118,7 +118,7 @@ SCHEMAS = [
     {"type": "integer", "minimum": 3},
     {"type": "string", "enum": ["a", "b"], "maxLength": 1},
     {"type": "integer", "const": 3, "minimum": 1},
-    {"type": "object", "oneOf": [TEXT, WHOLE], "anyOf": [WHOLE, TEXT], "properties": {"a": TEXT}},
+    {"type": "object", "anyOf": [WHOLE, TEXT], "properties": {"a": TEXT}},
     {"$ref": "#/$defs/a", "maxLength": 3, "$defs": {"a": TEXT}},
 ]
 
@@ -130,6 +130,27 @@ def test_a_keyword_is_told_where_the_grammar_is_the_same_without_it(schema):
     for keyword in schema.keys() - {"type", "$defs", "$ref"}:
         without = grammar_of({key: value for key, value in schema.items() if key != keyword}, ()).text
         assert (f"#/{keyword}" in found.not_enforced) == (without == found.text), keyword
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [(r"^\d{2}:\d{2}$", "\\d"), (r"^room \w+$", "\\w"), ("^left|right$", "^left|"), ("^[a|b]$", None)],
+)
+def test_a_pattern_that_grammars_do_not_have_is_refused_by_its_place(pattern, named):
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
+    if named is None:
+        grammar_of(schema, ())
+        return
+    with pytest.raises(ExportError, match=r"#/properties/a/pattern .* which grammars have not") as refused:
+        grammar_of(schema, ())
+    assert repr(named) in str(refused.value)
+
+
+def test_what_a_grammar_lets_through_beside_is_told():
+    schema = {"oneOf": [TEXT, {"type": "string", "pattern": "^[^0-9]+$"}, {"type": "string", "pattern": "^a.c$"}]}
+    assert set(grammar_of(schema, ()).not_enforced) == {"#/oneOf", "#/oneOf/1/pattern", "#/oneOf/2/pattern"}
+    tight = {"type": "string", "pattern": '^[^"0-9]+$'}
+    assert grammar_of(tight, ()).not_enforced == ()
 
 
 def test_what_is_required_but_no_property_is_told():

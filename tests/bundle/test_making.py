@@ -44,6 +44,66 @@ def test_the_archive_holds_the_folder_and_is_the_same_whenever_it_is_packed(bund
     assert (tmp_path / "again.tar.gz").read_bytes() == archive.read_bytes()
 
 
+def test_the_archive_is_the_same_whatever_the_modes_are(bundle, tmp_path):
+    archives = []
+    for mode in (0o600, 0o644):
+        copy = Path(shutil.copytree(bundle, tmp_path / f"{mode}" / bundle.name))
+        for path in copy.iterdir():
+            path.chmod(mode)
+        pack(copy, copy.with_suffix(".tar.gz"))
+        archives.append(copy.with_suffix(".tar.gz").read_bytes())
+    assert archives[0] == archives[1]
+
+
+def test_what_stands_where_a_bundle_would_go_is_not_removed(run, capsys):
+    """As with --out runs --for the run's own name."""
+    before = sorted(path.name for path in run.iterdir())
+    asked = [
+        "bundle",
+        str(run),
+        "--file",
+        "gguf/q8_0",
+        "--accept-unproven",
+        "--for",
+        run.name,
+        "--out",
+        str(run.parent),
+    ]
+    assert cli.main(asked) == 2
+    assert "is there already, and is no bundle" in capsys.readouterr().err
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize("sums", ["", "abc\n", "0  client.py\n", None])
+def test_sums_that_list_nothing_are_damage(bundle, tmp_path, sums):
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / "SHA256SUMS").unlink() if sums is None else (copy / "SHA256SUMS").write_text(sums)
+    assert damaged(copy) == ["SHA256SUMS"]
+    done = subprocess.run(
+        [sys.executable, str(copy / "client.py"), "--verify"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"wrong": ["SHA256SUMS"]})
+
+
+@pytest.mark.parametrize("context", ["64", "0", "-5"])
+def test_a_context_that_no_command_fits_in_is_refused(run, capsys, context):
+    asked = ["bundle", str(run), "--file", "gguf/q8_0", "--accept-unproven", "--context", context]
+    try:
+        assert cli.main(asked) == 2
+    except SystemExit as ended:
+        assert ended.code == 2
+    said = capsys.readouterr().err
+    assert "the rows need 512 tokens" in said or "--context" in said
+
+
+def test_the_certificate_says_how_the_file_was_measured_and_how_it_runs(bundle):
+    content = read(bundle / "certificate.json")
+    assert content["measured_with"] == {"cache_type": "f16", "grammar": False}
+    assert content["runs_with"] == {"cache_type": "f16", "grammar": True}
+    text = (bundle / "certificate.md").read_text("utf-8")
+    assert "answers held to the grammar: what that changes, `fieldtune rehearse` measures" in text
+
+
 def test_what_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "x.tar.gz").write_bytes(b"no archive")
     with pytest.raises(ExportError, match="cannot be unpacked"):

@@ -58,3 +58,16 @@ def test_a_speed_carries_the_devices_errors():
     told = predicted_speed([EMBEDDING, BLOCK], SHAPE, BOARD, cache_type="f16", cached_tokens=1000, prompt_tokens=100)
     assert told.tokens_per_second == pytest.approx(1 / (0.012 + 0.000512 + 0.0002))
     assert (told.tokens_error_share, told.first_token_error_share) == (0.25, 0.5)
+
+
+def test_of_experts_only_those_are_read_that_a_token_is_sent_to():
+    """By hand: a quarter of the experts' bytes and operations, as a dense layer of a quarter of the rows has."""
+    experts = tensor("blk.0.ffn_up_exps.weight", "q4_0", 4000, 64, 32_000_000)
+    sparse = SHAPE.model_copy(update={"expert_share": 0.25})
+
+    def told(weights, shape):
+        token = token_seconds([EMBEDDING, weights], shape, BOARD, cache_type="f16", cached_tokens=1000)
+        return token, prompt_seconds([EMBEDDING, weights], shape, BOARD, cache_type="f16", prompt_tokens=100)
+
+    assert told(experts, sparse) == pytest.approx(told(BLOCK, SHAPE))
+    assert told(experts, SHAPE)[0] > 2 * told(BLOCK, SHAPE)[0]

@@ -16,8 +16,10 @@ Needs Python 3.10 or newer, jsonschema, and llama-cpp-python unless --server is 
 """
 
 import argparse
+import contextlib
 import hashlib
 import http.client
+import importlib.metadata
 import json
 import os
 import re
@@ -41,8 +43,8 @@ STATE = "prefix.state"
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL)
 _SECONDS_TO_WAIT = 600.0
 _SECONDS_TO_LOAD = 120.0
-# What a model or a server may end in: a broken context; a connection that is gone; an answer that is none of its own.
-_NO_ANSWER = (RuntimeError, OSError, http.client.HTTPException, KeyError, ValueError)
+# Values that are nested deeper are no action, and would take more of Python's stack than there is.
+_DEEPEST = 100
 
 
 class Generation(NamedTuple):
@@ -90,14 +92,26 @@ def read_action(text: str, fenced_too: bool) -> Any:
     stripped = text.strip()
     fenced = _FENCED.fullmatch(stripped) if fenced_too else None
     try:
-        return json.loads(
+        action = json.loads(
             fenced["inside"] if fenced else stripped,
             object_pairs_hook=_once,
             parse_constant=_no_number,
             parse_float=_finite,
         )
+        json.dumps(action, ensure_ascii=False).encode()  # half of a character, written as an escape, is no text
+        _refuse_depth(action)
     except (ValueError, RecursionError) as error:
         raise RejectedError(f"the answer is not JSON: {error}") from None
+    return action
+
+
+def _refuse_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        held = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [inner for values in held for inner in values]
+    if level:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -123,7 +137,7 @@ def schema_problem(schema: Any, action: Any) -> str | None:
     from jsonschema import Draft202012Validator, validators
 
     kind = validators.validator_for(schema, default=Draft202012Validator)
-    error = next(iter(kind(schema).iter_errors(action)), None)
+    error = next(iter(kind(schema, format_checker=kind.FORMAT_CHECKER).iter_errors(action)), None)
     return None if error is None else f"{error.json_path}: {error.message}"
 
 
@@ -148,15 +162,28 @@ def spoken(text: str) -> str:
 
 
 def says(command: str, value: Any) -> bool:
-    """Whether a command, as `spoken`, holds a value: whole words of it, in a script that parts its words."""
+    """Whether a command, as `spoken`, holds a value: whole words of it, in a script that parts its words.
+
+    A number is whole with its sign and its decimals: neither 90 nor 5 is in "turn -90, drive 2.5".
+    """
     wanted = spoken(str(value)).strip()
     place = command.find(wanted) if wanted else -1
     while place >= 0:
         end = place + len(wanted)
-        if not _joined(command[place - 1 : place], wanted[0]) and not _joined(wanted[-1], command[end : end + 1]):
+        parted = not _joined(command[place - 1 : place], wanted[0]) and not _joined(wanted[-1], command[end : end + 1])
+        if (
+            parted
+            and not _NUMBER_BEFORE.search(command[:place] + wanted[0])
+            and not (_NUMBER_BEHIND.match(wanted[-1] + command[end:]))
+        ):
             return True
         place = command.find(wanted, place + 1)
     return False
+
+
+# A digit with a sign, or with decimals or thousands, before it; and one that they go on behind.
+_NUMBER_BEFORE = re.compile(r"(?:(?:^|[^\w)])[-−]|\d[.,])\d\Z")
+_NUMBER_BEHIND = re.compile(r"\d[.,]\d")
 
 
 def _joined(left: str, right: str) -> bool:
@@ -180,15 +207,34 @@ def meaning_problem(known: Mapping[str, Any], action: Any, command: str) -> str 
     return None
 
 
+class Rules:
+    """What answers are held to: the files that bundle.json names as `rules`, each with its hash.
+
+    Raises RuntimeError for one that is missing or changed: without it anything would pass. ImportError without
+    jsonschema, where there is a schema.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        for name, expected in settings["rules"].items():
+            found = _sha256(folder / name) if (folder / name).is_file() else "nothing"
+            if found != expected:
+                raise RuntimeError(
+                    f"{folder / name}: found {found[:12]}, expected {expected[:12]}: copy the bundle anew"
+                )
+        self.schema = _read(folder / SCHEMA) if SCHEMA in settings["rules"] else None
+        self.known = _read(folder / KNOWN) if KNOWN in settings["rules"] else None
+        self.grammar = (folder / GRAMMAR).read_bytes() if GRAMMAR in settings["rules"] else None
+        if self.schema is not None:
+            import jsonschema  # noqa: F401 - now, and not at the first answer
+
+
 class Client:
-    """A bundle's folder and a model that runs it."""
+    """A bundle's folder and a model that runs it. Raises as `Rules` does."""
 
     def __init__(self, folder: Path, model: Model) -> None:
         self.model = model
         self._settings = _read(folder / SETTINGS)
-        self._schema = _read(folder / SCHEMA) if (folder / SCHEMA).is_file() else None
-        self._known = _read(folder / KNOWN) if (folder / KNOWN).is_file() else None
-        self._has_grammar = (folder / GRAMMAR).is_file()
+        self._rules = Rules(folder, self._settings)
 
     def answer(self, command: Any) -> dict[str, Any]:
         """What to do for a command, and what it took. Whatever comes in or goes wrong, an answer comes out."""
@@ -203,31 +249,32 @@ class Client:
             return {"action": None, "reason": str(error)}
         except UnicodeError:
             return {"action": None, "reason": "the command is no text in UTF-8"}
-        except _NO_ANSWER as error:
+        except Exception as error:  # whatever a model or a server ends in, the next command is answered
             return {"action": None, "reason": f"the model gave no answer: {_words(error)}"}
         room, attempts = self._settings["context_tokens"] - len(ids), 1
         try:
             generation = self.model.generate(ids, most)
             if not generation.stopped and room > most:
                 generation, attempts = self.model.generate(ids, min(2 * most, room)), 2
-        except _NO_ANSWER as error:
+        except Exception as error:  # whatever a model or a server ends in, the next command is answered
             return {"action": None, "reason": f"the model gave no answer: {_words(error)}"}
         return {**self._judged(generation, command), **generation._asdict(), "attempts": attempts}
 
     def _judged(self, generation: Generation, command: str) -> dict[str, Any]:
         """The action of an answer, or why it is not taken; `schema_valid` is null where there is no schema."""
-        if self._schema is None:
+        rules = self._rules
+        if rules.schema is None:
             return {"action": generation.text, "reason": None, "schema_valid": None}
         valid = False
         try:
             if not generation.stopped:
                 raise RejectedError(f"the answer was cut at {generation.tokens} tokens")
-            action = read_action(generation.text, fenced_too=not self._has_grammar)
-            problem = schema_problem(self._schema, action)
+            action = read_action(generation.text, fenced_too=rules.grammar is None)
+            problem = schema_problem(rules.schema, action)
             if problem is not None:
                 raise RejectedError(f"the answer breaks the schema: {problem}")
             valid = True
-            strange = None if self._known is None else meaning_problem(self._known, action, command)
+            strange = None if rules.known is None else meaning_problem(rules.known, action, command)
             if strange is not None:
                 raise RejectedError(strange)
         except RejectedError as error:
@@ -260,7 +307,7 @@ class LocalModel:
         self._prefix = list(settings["prompt"]["prefix_ids"])
         self._context = self._open(folder / settings["model"], settings, threads or _cores())
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._grammar, self._within, self._greedy = self._samplers(folder / GRAMMAR)
+        self._grammar, self._within, self._greedy = self._samplers(Rules(folder, settings).grammar)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._state_path = folder / STATE
         self.state = self._begin()
@@ -309,15 +356,15 @@ class LocalModel:
             raise self._refused(f"llama.cpp could not set up {wanted.n_ctx} tokens of context")
         return context
 
-    def _samplers(self, path: Path) -> tuple[Any, Any, Any]:
+    def _samplers(self, text: bytes | None) -> tuple[Any, Any, Any]:
         """The grammar, the most probable token within it, and the most probable of all."""
         library = self._library
         greedy = library.llama_sampler_init_greedy()
-        if not path.is_file():
+        if text is None:
             return None, None, greedy
-        grammar = library.llama_sampler_init_grammar(self._vocabulary, path.read_bytes(), b"root")
+        grammar = library.llama_sampler_init_grammar(self._vocabulary, text, b"root")
         if not grammar:
-            raise self._refused(f"llama.cpp reads no grammar in {path}")
+            raise self._refused(f"llama.cpp reads no grammar in {GRAMMAR}")
         within = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
         library.llama_sampler_chain_add(within, grammar)
         library.llama_sampler_chain_add(within, library.llama_sampler_init_greedy())
@@ -420,10 +467,14 @@ class ServerModel:
     """The same through llama-server: its /tokenize, /completion and /slots, as serve.sh starts it."""
 
     def __init__(self, folder: Path, url: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise RuntimeError(f"--server {url}: expected an address that begins with http://")
         self._url = url.rstrip("/")
-        grammar = folder / GRAMMAR
-        self._grammar = grammar.read_text(encoding="utf-8") if grammar.is_file() else None
+        # a proxy of the environment is none of this server's
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         self._wait_until_loaded()
+        grammar = Rules(folder, _read(folder / SETTINGS)).grammar
+        self._grammar = None if grammar is None else grammar.decode()
         try:
             self._post("/slots/0?action=restore", {"filename": STATE})
             self.state = "loaded"
@@ -454,8 +505,10 @@ class ServerModel:
         until = time.monotonic() + _SECONDS_TO_LOAD
         while True:
             try:
-                with urllib.request.urlopen(f"{self._url}/health", timeout=10):
+                with self._open(f"{self._url}/health", timeout=10):
                     return
+            except (ValueError, http.client.InvalidURL) as error:
+                raise RuntimeError(f"--server {self._url} is no address: {error}") from None
             except OSError as error:  # not there yet, or still loading (503)
                 if time.monotonic() > until:
                     raise RuntimeError(f"no llama-server answers at {self._url}: {error}") from None
@@ -464,14 +517,19 @@ class ServerModel:
     def _post(self, path: str, content: Mapping[str, Any]) -> Any:
         data, headers = json.dumps(content).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(self._url + path, data, headers)
-        with urllib.request.urlopen(request, timeout=_SECONDS_TO_WAIT) as response:
+        with self._open(request, timeout=_SECONDS_TO_WAIT) as response:
             return json.load(response)
 
 
 def verify(folder: Path) -> list[str]:
-    """The files that are not as SHA256SUMS says: missing, or of other bytes."""
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    """The files that are not as SHA256SUMS says: missing, or of other bytes; SHA256SUMS itself where it is no list."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return [SUMS]
     listed = [line.split("  ", 1) for line in lines]
+    if not all(len(one) == 2 for one in listed) or SETTINGS not in (name for _, name in listed):
+        return [SUMS]
     return [name for expected, name in listed if not (folder / name).is_file() or _sha256(folder / name) != expected]
 
 
@@ -485,6 +543,14 @@ def _sha256(path: Path) -> str:
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("llama-cpp-python", "jsonschema"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cores() -> int:
@@ -526,17 +592,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong = verify(HERE)
         _say({"wrong": wrong})
         return 1 if wrong else 0
+    for stream in (sys.stdin, sys.stdout):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "strict")
     started = time.perf_counter()
     try:
         model: Model = ServerModel(HERE, parsed.server) if parsed.server else _local(parsed.threads)
-    except (RuntimeError, OSError, ImportError, MemoryError) as error:
-        print(f"client.py: {error}", file=sys.stderr)
+        client = Client(HERE, model)
+    except (RuntimeError, OSError, ImportError, MemoryError, KeyError, ValueError) as error:
+        print(f"client.py: {_words(error)}", file=sys.stderr)
         return 2
-    client = Client(HERE, model)
     if parsed.lines:
-        _say({"ready": True, "state": model.state, "seconds": time.perf_counter() - started})
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        seconds = time.perf_counter() - started
+        _say({"ready": True, "state": model.state, "seconds": seconds, "versions": _versions()})
     commands = _commands(iter(sys.stdin), parsed.lines) if parsed.lines else iter([" ".join(parsed.command)])
     taken = True
     for command in commands:
