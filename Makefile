@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel torch
 	@echo "installing; the first time, llama.cpp is compiled (about ten minutes on two cores)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation gptqmodel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[gptq,qlora]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[gptq,qlora,tuned]'
 	touch $(STAMP)
 
 quickstart: install

@@ -15,13 +15,13 @@ RECORD = "quantization.json"
 class ModuleRecord(Frozen):
     """How one linear layer was quantized.
 
-    `loss` is GPTQ's weighted squared error per calibration token (None when plainly rounded); `samples` the tokens
+    `loss` is GPTQ's weighted squared error per calibration token (None of other methods); `samples` the tokens
     that reached the layer; `damp` the share of the mean Hessian diagonal that was added to it; `unused_inputs` counts
     inputs that were zero for every token, whose weights gptqmodel sets to zero.
     """
 
     name: str
-    method: Literal["gptq", "plain rounding"]
+    method: Literal["gptq", "plain rounding", "tuned rounding"]
     samples: int
     inputs: int
     loss: float | None
@@ -32,7 +32,7 @@ class ModuleRecord(Frozen):
     def fallbacks(self, damp: float) -> tuple[Fallback, ...]:
         """What was done otherwise than asked, `damp` being what was asked for."""
         found = []
-        if self.method != "gptq":
+        if self.method == "plain rounding":
             reason = "no calibration token reached it" if self.samples == 0 else "its Hessian could not be inverted"
             found.append(Fallback(what=self.name, asked="GPTQ", used=self.method, reason=reason))
         elif self.damp > damp or self.diagonal_raised:
@@ -63,7 +63,10 @@ class CalibrationRecord(Frozen):
 
 
 class QuantizationRecord(Frozen):
-    """The content of quantization.json: settings as used, and one record per quantized layer."""
+    """The content of quantization.json: settings as used, and one record per quantized layer.
+
+    `tuning_steps` are those of tuned rounding, None for GPTQ's own.
+    """
 
     bits: int
     group_size: int
@@ -73,6 +76,7 @@ class QuantizationRecord(Frozen):
     computed_in: str
     calibration: CalibrationRecord
     modules: tuple[ModuleRecord, ...]
+    tuning_steps: int | None = None
 
 
 def row_sha256(ids: Sequence[int]) -> str:

@@ -31,6 +31,7 @@ from export.errors import ExportError
 from export.formats._base import ExportRows, Format, RowsWanted
 from export.formats._gptq_plan import WORD_BITS, Plan, check_blocks_take_the_same, plan_for, require_packages
 from export.formats._gptq_recording import recording
+from export.formats._gptq_tuned import Tuning, require_tuning, tune
 from export.hardware import compute_dtype, package_versions
 from export.loading import open_model
 from export.quantization_record import RECORD, CalibrationRecord, ModuleRecord, QuantizationRecord, row_sha256
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Bits = Literal[2, 3, 4, 8]
 GROUP_SIZES = (128, 64, 32)
+_TUNED = "-tuned"
 
 
 class Gptq(Format):
@@ -49,10 +51,14 @@ class Gptq(Format):
     bits: Annotated[tuple[Bits, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)] = Field(
         default=(4,), min_length=1, description="bits per weight: 2, 3, 4 or 8, or a list of them (one folder each)"
     )
-    when_failing: Annotated[tuple[Bits, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)] = Field(
+    when_failing: Annotated[
+        tuple[Bits | Literal["tuned"], ...], BeforeValidator(lambda v: (v,) if isinstance(v, int | str) else v)
+    ] = Field(
         default=(),
-        description="bits to try in this order, one at a time, while every one of `bits` fails the gate",
+        description="what to try in this order, one at a time, while every one of `bits` fails the gate: more bits, or "
+        "'tuned', the same bits with rounding that AutoRound tunes",
     )
+    tuning_steps: int = Field(default=200, ge=1, description="steps that 'tuned' takes for each block")
     group_size: Literal["auto", 128, 64, 32] = Field(
         default="auto",
         description="weights that share a scale; 'auto' takes the largest of 128, 64, 32 that divides every layer",
@@ -85,11 +91,15 @@ class Gptq(Format):
 
     def further(self) -> tuple[str, ...]:
         """See `Format.further`."""
-        return tuple(f"gptq-{bits}bit" for bits in dict.fromkeys(self.when_failing) if bits not in self.bits)
+        further = (
+            f"gptq-{max(self.bits)}bit{_TUNED}" if one == "tuned" else f"gptq-{one}bit" for one in self.when_failing
+        )
+        return tuple(variant for variant in dict.fromkeys(further) if variant not in self.variants())
 
     def settings_for(self, variant: str) -> dict[str, object]:
         """A folder depends on its own number of bits alone, whichever others are asked for."""
-        return {**self.model_dump(mode="json", exclude={"bits", "when_failing"}), "variant": variant}
+        others = {"bits", "when_failing"} | (set() if variant.endswith(_TUNED) else {"tuning_steps"})
+        return {**self.model_dump(mode="json", exclude=others), "variant": variant}
 
     def rows_wanted(self, variant: str) -> RowsWanted:
         """See `Format.rows_wanted`."""
@@ -98,6 +108,8 @@ class Gptq(Format):
     def check_installed(self) -> None:
         """See `Format.check_installed`."""
         require_packages()
+        if "tuned" in self.when_failing:
+            require_tuning()
 
     def check_model(self, config: dict[str, object]) -> None:
         """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""
@@ -116,25 +128,30 @@ class Gptq(Format):
 
         The folder holds the tokenizer's files unchanged, and quantization.json: what was done to each layer.
         """
-        bits = int(variant.removeprefix("gptq-").removesuffix("bit"))
+        is_tuned = variant.endswith(_TUNED)
+        bits = int(variant.removeprefix("gptq-").removesuffix(_TUNED).removesuffix("bit"))
         plan = plan_for(json.dumps(read_model_config(model.folder), sort_keys=True))
         group_size, group_fallbacks = self._group_size(plan)
         sequences, used, data_fallbacks = self._calibration(rows, plan)
         # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
-        computed_in = "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
-        with hf.quiet_gptqmodel():
-            records = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
+        computed_in = "float32" if is_tuned or bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
+        if is_tuned:
+            records = self._tune(bits, group_size, plan, model.folder, sequences, out)
+        else:
+            with hf.quiet_gptqmodel():
+                records = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
         _copy_other_files(model.folder, out)
         kernel = _check_result(out, sequences[0])
         record = QuantizationRecord(
             bits=bits,
             group_size=group_size,
-            damp=self.damp,
-            desc_act=self.desc_act,
+            damp=0.0 if is_tuned else self.damp,
+            desc_act=self.desc_act and not is_tuned,
             symmetric=self.symmetric,
             computed_in=computed_in,
             calibration=used,
             modules=records,
+            tuning_steps=self.tuning_steps if is_tuned else None,
         )
         (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _refuse_not_finite(out)
@@ -145,7 +162,7 @@ class Gptq(Format):
         modules = [fallback for module in records for fallback in module.fallbacks(self.damp)]
         return QuantizedModel(
             folder=out,
-            subject=f"gptq/{bits}bit",
+            subject=f"gptq/{bits}bit{_TUNED if is_tuned else ''}",
             file_name=None,
             engine="hf",
             size_bytes=facts.size_bytes,
@@ -158,7 +175,7 @@ class Gptq(Format):
 
     def tool_versions(self) -> dict[str, str]:
         """See `Format.tool_versions`."""
-        return package_versions(("gptqmodel", "optimum", "torch", "transformers"))
+        return package_versions(("gptqmodel", "optimum", "auto-round", "torch", "transformers"))
 
     def _group_size(self, plan: Plan) -> tuple[int, tuple[Fallback, ...]]:
         """The group size to use. Raises ExportError when the one asked for does not divide every layer's inputs."""
@@ -215,6 +232,28 @@ class Gptq(Format):
             asked = f"at least {widest.inputs}"
             fallbacks.append(Fallback(what="calibration tokens", asked=asked, used=str(tokens), reason=reason))
         return sequences, used, tuple(fallbacks)
+
+    def _tune(
+        self,
+        bits: int,
+        group_size: int,
+        plan: Plan,
+        source: Path,
+        sequences: list[tuple[int, ...]],
+        out: Path,
+    ) -> tuple[ModuleRecord, ...]:
+        """The same by tuned rounding, which knows no order of columns and no damping."""
+        tuning = Tuning(
+            source=source,
+            out=out,
+            bits=bits,
+            group_size=group_size,
+            symmetric=self.symmetric,
+            steps=self.tuning_steps,
+            sequences=tuple(sequences),
+            kept=tuple(plan.kept),
+        )
+        return tune(tuning, plan)
 
     def _run(
         self,

@@ -193,8 +193,10 @@ def _settings(record: QuantizationRecord) -> str:
     used = record.calibration
     general = f" ({used.general_rows:,} of them general)" if used.general_rows else ""
     order = "columns in order of activation size" if record.desc_act else "columns in their own order"
+    steps = record.tuning_steps
+    how = f"damping {record.damp:g}, {order}" if steps is None else f"rounding tuned in {steps:,} steps (AutoRound)"
     return (
-        f"{record.bits} bits, groups of {record.group_size}, damping {record.damp:g}, {order}, "
+        f"{record.bits} bits, groups of {record.group_size}, {how}, "
         f"{'symmetric' if record.symmetric else 'asymmetric'}, computed in {record.computed_in}; calibrated on "
         f"{used.rows:,} training rows{general}, packed into {used.sequences:,} sequences of "
         f"{used.sequence_tokens:,} tokens."
@@ -217,7 +219,7 @@ def _kinds(record: QuantizationRecord) -> list[LayerRow]:
                 largest_loss=plain(losses[worst]) if losses else "–",
                 worst=worst,
                 damp=f"{max(m.damp for m in modules):g}",
-                rounded=sum(m.method != "gptq" for m in modules),
+                rounded=sum(m.method == "plain rounding" for m in modules),
                 unused_inputs=sum(m.unused_inputs for m in modules),
             )
         )

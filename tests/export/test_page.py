@@ -31,6 +31,7 @@ from tests.export.page_reports import (
     findings,
     observation,
     observations,
+    quantization,
     run_report,
 )
 from tests.html_reading import Element, parsed
@@ -511,3 +512,10 @@ def test_what_importance_data_reaches_is_told_by_its_worst_matrix():
         "importance measured on 9 training rows (100 tokens) for 3 matrices, none for blk.0.x.weight, 32 channels of 2 "
         "matrices never active (most in blk.1.b: 30)"
     )
+
+
+def test_tuned_rounding_is_told_in_place_of_damping():
+    record = quantization()
+    assert "damping" in _made._settings(record)
+    told = _made._settings(record.model_copy(update={"tuning_steps": 200}))
+    assert "rounding tuned in 200 steps (AutoRound)" in told and "damping" not in told

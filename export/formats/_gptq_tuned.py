@@ -1,0 +1,128 @@
+"""Tuned rounding for a GPTQ folder: which way each weight is rounded is learned from what its block puts out.
+
+AutoRound does it, by signed gradient descent (Cheng et al. 2023, arXiv 2309.05516), and writes the codes in GPTQ's
+form: whoever loads such a folder sees no difference. It runs as a process of its own, since it changes transformers
+while it is imported. What is in the folder is checked by `gptq`.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from export.errors import ExportError, MissingDependencyError
+from export.formats._gptq_plan import Plan
+from export.frozen import Frozen
+from export.quantization_record import ModuleRecord
+
+_BATCH_SEQUENCES = 8
+_LAST_CHARACTERS = 600
+
+
+class Tuning(Frozen):
+    """What is asked of the process: the folder `source` as codes in `out`. `kept` are layers that stay in 16 bits."""
+
+    source: Path
+    out: Path
+    bits: int
+    group_size: int
+    symmetric: bool
+    steps: int
+    sequences: tuple[tuple[int, ...], ...]
+    kept: tuple[str, ...]
+
+
+def require_tuning() -> None:
+    """Raises MissingDependencyError where AutoRound is not installed; imports nothing."""
+    if find_spec("auto_round") is None:
+        raise MissingDependencyError("auto-round", "tuned rounding", "pip install 'fieldtune[tuned]'")
+
+
+def tune(tuning: Tuning, plan: Plan) -> tuple[ModuleRecord, ...]:
+    """Writes weights and config.json to the folder `out`; the layers' records.
+
+    Raises ExportError, with what AutoRound said last, where it does not come to its end.
+    """
+    with tempfile.TemporaryDirectory(prefix=".tuned-", dir=tuning.out.parent) as made:
+        asked = Path(made) / "request.json"
+        asked.write_text(tuning.model_copy(update={"out": Path(made) / "model"}).model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "export.formats._gptq_tuned", str(asked)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        configs = list((Path(made) / "model").rglob("config.json"))
+        if done.returncode != 0 or len(configs) != 1:
+            said = (done.stderr or done.stdout).strip()[-_LAST_CHARACTERS:]
+            raise ExportError(f"AutoRound did not come to its end (status {done.returncode}); it last said:\n{said}")
+        for path in configs[0].parent.iterdir():
+            if path.suffix == ".safetensors" or path.name.endswith(".index.json") or path.name == "config.json":
+                shutil.move(path, tuning.out / path.name)
+    settings = json.loads((tuning.out / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    (tuning.out / "quantize_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    tokens = sum(map(len, tuning.sequences))
+    widths = {layer.name: layer.inputs for layer in plan.layers}
+    return tuple(
+        ModuleRecord(
+            name=name,
+            method="tuned rounding",
+            samples=tokens,
+            inputs=next(width for layer, width in widths.items() if name.endswith(f".{layer}")),
+            loss=None,
+            damp=0.0,
+            unused_inputs=0,
+            diagonal_raised=False,
+        )
+        for name in _packed_layers(tuning.out)
+    )
+
+
+def _packed_layers(folder: Path) -> Sequence[str]:
+    """The names of the layers that are stored as codes."""
+    from safetensors import safe_open
+
+    names: list[str] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names += [key.removesuffix(".qweight") for key in file.keys() if key.endswith(".qweight")]  # noqa: SIM118
+    return sorted(names)
+
+
+def _tune_here(asked: Tuning) -> None:
+    import torch
+    from auto_round import AutoRound
+    from transformers import AutoTokenizer
+
+    from export.hardware import torch_device
+    from export.loading import open_model
+
+    model = open_model(asked.source, dtype=torch.float32).model
+    data = [
+        {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        for ids in asked.sequences
+    ]
+    rounding = AutoRound(
+        model,
+        AutoTokenizer.from_pretrained(asked.source),
+        bits=asked.bits,
+        group_size=asked.group_size,
+        sym=asked.symmetric,
+        iters=asked.steps,
+        nsamples=len(data),
+        seqlen=len(asked.sequences[0]),
+        batch_size=min(_BATCH_SEQUENCES, len(data)),
+        dataset=data,
+        layer_config={
+            name: {"bits": 16}
+            for name, _ in model.named_modules()
+            if any(name.endswith(f".{kept}") for kept in asked.kept)
+        },
+        device_map=str(torch_device()),
+        enable_torch_compile=False,
+    )
+    rounding.quantize_and_save(output_dir=str(asked.out), format="auto_gptq")
+
+
+if __name__ == "__main__":
+    _tune_here(Tuning.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,113 @@
+"""Tuned rounding: a folder that loads as any GPTQ folder, loses less than plain rounding and says how it was made."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from export.errors import ExportError, MissingDependencyError
+from export.formats import ExportRows, _gptq_tuned
+from export.formats.gptq import Gptq
+from export.quantization_record import RECORD, QuantizationRecord
+from tests.export import predictions, tiny_models
+
+ROWS = [[int(i) for i in np.random.default_rng(row).integers(0, 400, 60)] for row in range(40)]
+SEEN = [token for row in ROWS[:4] for token in row]
+
+
+def never(variant):
+    raise AssertionError(variant)
+
+
+def quantized(source, variant, out):
+    step = Gptq(
+        bits=4, when_failing="tuned", tuning_steps=20, calibration_tokens=64, calibration_rows=40, group_size=32
+    )
+    out.mkdir()
+    return step.quantize(variant, source, ExportRows(ROWS), out, never)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_models.build(tmp_path_factory.mktemp("source"), "qwen2", tied=True, hidden_size=64, seed=1)
+
+
+@pytest.fixture(scope="module")
+def tuned(source, tmp_path_factory):
+    return quantized(source, "gptq-4bit-tuned", tmp_path_factory.mktemp("tuned") / "out")
+
+
+@pytest.fixture(autouse=True)
+def no_compiler():
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _divergence(source, folder):
+    dense, rounded = (predictions.log_probs(path, SEEN).astype(np.float64) for path in (source.folder, folder))
+    return float((np.exp(dense) * (dense - rounded)).sum(1).mean())
+
+
+def _rounded_plainly(source, out):
+    """The same grid by nearest rounding, worked out here: groups of 32, symmetric, the largest value at its end."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: tensor.clone() for name, tensor in load_file(source.folder / "model.safetensors").items()}
+    for name, tensor in weights.items():
+        if ".layers." in name and tensor.ndim == 2:
+            groups = tensor.float().reshape(tensor.shape[0], -1, 32)
+            scale = groups.abs().amax(-1, keepdim=True) / 7.5
+            weights[name] = ((groups / scale).round().clamp(-8, 7) * scale).reshape(tensor.shape).to(tensor.dtype)
+    for path in source.folder.iterdir():
+        if path.suffix == ".json" or path.suffix == ".jinja":
+            (out / path.name).write_bytes(path.read_bytes())
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_it_loses_less_on_its_calibration_rows_than_rounding(source, tuned, tmp_path):
+    _rounded_plainly(source, tmp_path)
+    assert 0 < _divergence(source, tuned.path) < 0.8 * _divergence(source, tmp_path)
+
+
+def test_its_name_promises_its_bits_and_its_record_says_how(source, tuned):
+    from export.promises import promised
+
+    assert tuned.subject == "gptq/4bit-tuned"
+    assert promised(tuned.subject).bits == 4
+    record = QuantizationRecord.model_validate_json((tuned.path / RECORD).read_text(encoding="utf-8"))
+    assert (record.bits, record.group_size, record.tuning_steps, record.damp) == (4, 32, 20, 0.0)
+    assert {module.method for module in record.modules} == {"tuned rounding"}
+    assert len(record.modules) == 7 * 2  # every linear layer of both blocks
+    assert record.calibration.rows == 40
+    assert tuned.fallbacks == ()
+    assert tuned.tools["auto-round"]
+    config = json.loads((tuned.path / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    assert (config["quant_method"], config["bits"], config["group_size"], config["sym"]) == ("gptq", 4, 32, True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tuned.path / name).read_bytes() == (source.folder / name).read_bytes()
+
+
+def test_it_is_tried_after_the_bits_that_failed_and_depends_on_its_steps_alone():
+    step = Gptq(bits=(4, 3), when_failing=("tuned", 8))
+    assert (step.variants(), step.further()) == (("gptq-4bit", "gptq-3bit"), ("gptq-4bit-tuned", "gptq-8bit"))
+    more = step.model_copy(update={"tuning_steps": 500})
+    assert more.settings_for("gptq-4bit") == step.settings_for("gptq-4bit")
+    assert more.settings_for("gptq-4bit-tuned") != step.settings_for("gptq-4bit-tuned")
+
+
+def test_without_the_package_it_is_refused_before_anything_is_trained(monkeypatch):
+    plain = _gptq_tuned.find_spec
+    monkeypatch.setattr(_gptq_tuned, "find_spec", lambda name: None if name == "auto_round" else plain(name))
+    Gptq().check_installed()
+    with pytest.raises(MissingDependencyError, match=r"fieldtune\[tuned\]"):
+        Gptq(when_failing="tuned").check_installed()
+
+
+def test_what_stops_it_is_told_and_leaves_nothing(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ExportError, match="AutoRound did not come to its end"):
+        quantized(source, "gptq-4bit-tuned", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".safetensors"]
