@@ -68,7 +68,7 @@ def _rounded_plainly(source, out):
 
 def test_it_loses_less_on_its_calibration_rows_than_rounding(source, tuned, tmp_path):
     _rounded_plainly(source, tmp_path)
-    assert 0 < _divergence(source, tuned.path) < 0.8 * _divergence(source, tmp_path)
+    assert 0 < _divergence(source, tuned.path) < 0.6 * _divergence(source, tmp_path)  # 0.43; without tuning 0.74
 
 
 def test_its_name_promises_its_bits_and_its_record_says_how(source, tuned):
