@@ -150,6 +150,10 @@ def _line(text: str) -> str:
     return "(empty)" if not flat else flat if len(flat) <= _LONGEST_ANSWER else f"{flat[:_LONGEST_ANSWER]} …"
 
 
+# An adapter that was merged twice leaves 2; rounding alone was seen to reach 1.13.
+_MERGED_TWICE = 1.5
+
+
 def _kept(kept: Retained) -> str | None:
     """What is said of a file that does not hold the fine-tuning change once.
 
@@ -160,10 +164,12 @@ def _kept(kept: Retained) -> str | None:
     said = f"{kept.subject}: holds {kept.share:.2f} times what fine-tuning changed (over {kept.weights:,} weights)"
     if math.isnan(kept.share):
         return f"{kept.subject}: how much of the fine-tuning change it kept cannot be said: {kept.note}"
-    if kept.share > 1.1:
+    if kept.share > _MERGED_TWICE:
         return f"{said}: was an adapter merged twice?"
     if kept.share < 0.01:
         return f"{said}: was it made from the base?"
+    if kept.share > 1:
+        return f"{said}: its rounding goes the way of the change, as it may on weights that were quantized before"
     return f"{said}: use more bits, or start from weights that were not quantized before"
 
 

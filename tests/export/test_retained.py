@@ -19,7 +19,7 @@ from export.engines import hf
 from export.errors import ExportError, ModelError
 from export.formats._gguf_quantize import quantize_file
 from export.readers.folder import open_tensors, unpack
-from export.retained import base_as_gguf, retained_in, retained_in_folder, retained_in_gguf
+from export.retained import Retained, base_as_gguf, retained_in, retained_in_folder, retained_in_gguf
 from tests.export import tiny_models
 from tests.export.artifact_edits import change_json, change_weights, pack_folder, rewrite_gguf
 
@@ -315,3 +315,21 @@ def test_an_untied_head_is_compared_with_the_embedding_it_was(case: Tuned, tmp_p
     change_weights(tmp_path / "untied", add_head)
     found = retained_in_folder("x", case.merged, tmp_path / "untied", case.base)
     assert found.lowest[0] == ("lm_head.weight", 0)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (1.0, None),
+        (0.0, "was it made from the base?"),
+        (0.14, "use more bits"),
+        (1.13, "its rounding goes the way of the change"),
+        (2.0, "was an adapter merged twice?"),
+    ],
+)
+def test_the_terminal_says_what_a_share_may_come_from(share, said):
+    from finetune.terminal import _kept
+
+    kept = Retained(subject="x", share=share, quartiles=(share,) * 3, lowest=(), tensors=1, weights=9)
+    found = _kept(kept)
+    assert found is None if said is None else said in found
