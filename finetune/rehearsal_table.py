@@ -31,6 +31,7 @@ def _figures(found: Rehearsal) -> Iterator[tuple[str, str | None]]:
     for reason in found.not_taken_because:
         yield "", reason
     yield "right answers", _share(found.right)
+    yield "of these refused", _share(found.refused_right)
     yield "wrong actions given", _share(found.wrong_actions)
     yield "against the merged model", _against(found.against_merged)
     yield "answers that changed", None if found.changed_answers is None else f"{found.changed_answers:,}"
