@@ -263,7 +263,7 @@ def test_prompts_of_different_fates_are_answered_together_in_order_and_never_exc
         ("4", "4"),
         ("<think>2 + 2</think>\n\n4", "4"),
         ("2 + 2\n</think>\n\n4", "4"),  # opened in the prompt
-        ("<think>a</think>b</think>c", "c"),
+        ("<think>a</think>b</think>c", "b</think>c"),  # the first end, as where a thought is held to a budget
         ("\n<think>2 + 2", ""),
         ("</think>", ""),
         ("say <think> and </think>", "say <think> and </think>"),
