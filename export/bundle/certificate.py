@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from export.artifacts import sha256_of_file, sha256_of_json
 from export.checks import Measurement
+from export.engines.llama_cpp import CACHE_TYPE
 from export.errors import ExportError
 from export.wording.values import Unit, check_name, counted, unit_of, value_text
 
@@ -63,7 +64,7 @@ def certificate(found: Evidence, *, name: str, accepted_unproven: bool, runs_wit
         "verdict": found.record["verdict"],
         "accepted_unproven": accepted_unproven,
         "file": found.record,
-        "measured_with": {"cache_type": "f16", "grammar": False},
+        "measured_with": {"cache_type": CACHE_TYPE, "grammar": False},
         "runs_with": dict(runs_with),
         "promised": [_limit(c) for c in report["comparisons"] if c["after"] == subject and c["limit"] is not None],
         "gate": report["recipe"].get("gate"),

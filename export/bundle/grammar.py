@@ -39,7 +39,7 @@ def grammar_of(schema: Mapping[str, Any], key_order: Sequence[str]) -> Grammar:
 
     Raises ExportError for a schema that the converter refuses, with its reason, or would make a wrong grammar of.
     """
-    _refuse_patterns(schema, "#")
+    not_enforced = tuple(_not_enforced(schema, "#"))
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
@@ -49,24 +49,7 @@ def grammar_of(schema: Mapping[str, Any], key_order: Sequence[str]) -> Grammar:
             f"llama.cpp's converter makes no grammar of the JSON schema: {error or type(error).__name__}. Write it "
             "with type, properties, required, enum, const, anyOf, items and $ref into $defs."
         ) from None
-    return Grammar(text=str(text) + "\n", not_enforced=tuple(_not_enforced(schema, "#")))
-
-
-def _refuse_patterns(schema: Any, where: str) -> None:
-    """Raises ExportError for a pattern that the converter copies as it is, though a grammar has no such thing."""
-    if isinstance(schema, list):
-        for place, inner in enumerate(schema):
-            _refuse_patterns(inner, f"{where}/{place}")
-    if not isinstance(schema, Mapping):
-        return
-    pattern = schema.get("pattern")
-    if isinstance(pattern, str) and (found := _NOT_IN_A_GRAMMAR.search(pattern)):
-        raise ExportError(
-            f"the JSON schema's {where}/pattern {pattern!r} holds {found[0]!r}, which grammars have not. Write [0-9] "
-            "for \\d, [a-zA-Z0-9_] for \\w, [ ] for \\s, and alternatives in brackets: ^(left|right)$."
-        )
-    for keyword, inner in schema.items():
-        _refuse_patterns(inner, f"{where}/{keyword}")
+    return Grammar(text=str(text) + "\n", not_enforced=not_enforced)
 
 
 def key_order_of(answers: Sequence[Any]) -> tuple[str, ...]:
@@ -82,10 +65,15 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def _not_enforced(schema: Any, where: str) -> Iterator[str]:
-    """JSON Pointers of the keywords at and below `where` that the converter passes over."""
+    """JSON Pointers of the keywords at and below `where` that the converter passes over, or holds answers to loosely.
+
+    Raises ExportError for a pattern that it reads and cannot be a grammar's.
+    """
     if not isinstance(schema, Mapping):
         return
     read = _read_of(schema)
+    if "pattern" in read:
+        _refuse_what_a_grammar_has_not(schema["pattern"], f"{where}/pattern")
     for keyword in schema:
         if keyword not in read | _WITHOUT_RULE | _DEFINITIONS or _is_looser(keyword, schema[keyword]):
             yield f"{where}/{keyword}"
@@ -104,7 +92,16 @@ def _not_enforced(schema: Any, where: str) -> Iterator[str]:
 
 def _is_looser(keyword: str, value: Any) -> bool:
     """Whether the grammar lets more pass than a keyword that the converter reads: one of several is any of them."""
-    return keyword == "oneOf" or (keyword == "pattern" and _LETS_QUOTES_PASS.search(str(value)) is not None)
+    return keyword == "oneOf" or (keyword == "pattern" and _LETS_QUOTES_PASS.search(value) is not None)
+
+
+def _refuse_what_a_grammar_has_not(pattern: Any, where: str) -> None:
+    """Raises ExportError for a pattern of which the converter copies something into a grammar that is none there."""
+    if found := _NOT_IN_A_GRAMMAR.search(pattern):
+        raise ExportError(
+            f"the JSON schema's {where} {pattern!r} holds {found[0]!r}, which grammars have not. Write [0-9] for \\d, "
+            "[a-zA-Z0-9_] for \\w, [ ] for \\s, and alternatives in brackets: ^(left|right)$."
+        )
 
 
 def _not_enforced_part(part: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -22,6 +22,8 @@ BATCH_TOKENS = 128
 # llama.cpp holds the logits of a batch twice: of Qwen's 151,936 in float32 this many rows are 10 MB. A batch that more
 # are wanted of is made shorter.
 BATCH_LOGITS = 16
+# Of keys and values while a file is measured: llama.cpp's default on a device too.
+CACHE_TYPE = "f16"
 
 
 class LlamaCppEngine(Engine):
@@ -238,8 +240,10 @@ def _context_parameters(context_tokens: int, threads: int, exact: bool) -> Any:
     parameters.n_outputs_max = BATCH_LOGITS
     parameters.n_outputs_max_per_seq = 0  # as many as the batch; the default of 1 serves plain chat
     parameters.n_threads = parameters.n_threads_batch = threads
+    parameters.type_k = parameters.type_v = (
+        llama_cpp.GGML_TYPE_F32 if exact else getattr(llama_cpp, f"GGML_TYPE_{CACHE_TYPE.upper()}")
+    )
     if exact:
-        parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return parameters
 

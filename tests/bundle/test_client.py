@@ -59,9 +59,8 @@ def talk(tmp_path):
             rules["grammar.gbnf"] = "root ::= [a]"
         for name, text in rules.items():
             (tmp_path / name).write_text(text)
-        hashes = {name: sha256_of_file(tmp_path / name) for name in rules}
-        (tmp_path / "bundle.json").write_text(json.dumps({**settings, "rules": hashes}))
-        return client.Client(tmp_path, model)
+        held = {**settings, "rules": {name: sha256_of_file(tmp_path / name) for name in rules}}
+        return client.Client(held, client.Rules(tmp_path, held), model)
 
     return start
 

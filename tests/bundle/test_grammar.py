@@ -146,6 +146,11 @@ def test_a_pattern_that_grammars_do_not_have_is_refused_by_its_place(pattern, na
     assert repr(named) in str(refused.value)
 
 
+def test_a_pattern_that_the_converter_does_not_read_is_told_and_not_refused():
+    schema = {"type": "object", "additionalProperties": TEXT, "propertyNames": {"pattern": r"^\d+$"}}
+    assert grammar_of(schema, ()).not_enforced == ("#/propertyNames",)
+
+
 def test_what_a_grammar_lets_through_beside_is_told():
     schema = {"oneOf": [TEXT, {"type": "string", "pattern": "^[^0-9]+$"}, {"type": "string", "pattern": "^a.c$"}]}
     assert set(grammar_of(schema, ()).not_enforced) == {"#/oneOf", "#/oneOf/1/pattern", "#/oneOf/2/pattern"}

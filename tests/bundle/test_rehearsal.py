@@ -12,11 +12,10 @@ from typing import ClassVar
 
 import pytest
 
-from export.artifacts import sha256_of_file
 from export.bundle import Row
 from export.bundle.device import client
 from export.bundle.packing import write_sums
-from export.bundle.running import RunningClient
+from export.bundle.running import RunningClient, kill_while_starting
 from export.errors import DataError, EngineError, RecipeError
 from export.rehearsal import RehearsalSettings, figures, limits, rehearse
 from export.rehearsal.limits import limit_of, parse_memory
@@ -111,6 +110,7 @@ def test_a_client_that_answers_wrongly_fails(changed, tmp_path, plant, problem):
 
 def test_a_server_that_is_not_there_is_told_and_one_that_goes_gives_no_action(bundle, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(client, "_SECONDS_TO_LOAD", 0)
+    monkeypatch.setattr(client, "HERE", bundle)
     with HTTPServer(("127.0.0.1", 0), _Server) as server:
         url = f"http://127.0.0.1:{server.server_port}"
     assert client.main(["--server", url, "mop"]) == 2
@@ -123,7 +123,8 @@ def test_a_server_that_is_not_there_is_told_and_one_that_goes_gives_no_action(bu
         def generate(self, ids, max_new_tokens):
             raise ConnectionRefusedError("refused")
 
-    answer = client.Client(bundle, _Gone()).answer("mop")
+    settings = read(bundle / "bundle.json")
+    answer = client.Client(settings, client.Rules(bundle, settings), _Gone()).answer("mop")
     assert answer == {"action": None, "reason": "the model gave no answer: refused"}
 
 
@@ -192,13 +193,23 @@ def test_sizes(text, size_bytes):
     assert parse_memory(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "much", "7", "50"])
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "infGB", "nanGB", "much", "7", "50"])
 def test_what_is_no_size(text):
     with pytest.raises(ValueError):
         parse_memory(text)
 
 
 # ---- a client that dies
+
+
+def test_a_start_that_is_killed_is_held_to_the_limit_too(tmp_path):
+    """By a stand-in for the command that gives the limit: it notes that it was what started the client."""
+    (tmp_path / "client.py").write_text("import time; time.sleep(60)")
+    starter = tmp_path / "limited"
+    starter.write_text(f'#!/bin/sh\ntouch {tmp_path}/started\nexec "$@"\n')
+    starter.chmod(0o755)
+    kill_while_starting(tmp_path, sys.executable, 1.0, starts_with=(str(starter),), before_start=lambda: None)
+    assert (tmp_path / "started").is_file()
 
 
 def test_a_client_that_dies_is_an_error_with_what_it_said(tmp_path):
@@ -308,17 +319,16 @@ class _Server(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def test_a_server_is_asked_for_its_state_and_then_with_the_grammar(tmp_path):
+def test_a_server_is_asked_for_its_state_and_then_with_the_grammar(monkeypatch):
+    # a proxy that the environment names is not asked for a server of this machine
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     _Server.asked.clear()
     _Server.loading[:] = [503]
     server = HTTPServer(("127.0.0.1", 0), _Server)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        (tmp_path / "grammar.gbnf").write_text('root ::= "{}"')
-        rules = {"grammar.gbnf": sha256_of_file(tmp_path / "grammar.gbnf")}
-        (tmp_path / "bundle.json").write_text(json.dumps({"rules": rules}))
-        model = client.ServerModel(tmp_path, f"http://127.0.0.1:{server.server_port}/")
+        model = client.ServerModel(f"http://127.0.0.1:{server.server_port}/", b'root ::= "{}"')
         assert model.state == "loaded"
         assert model.tokenize("ab", False) == [97, 98]
         answer = model.generate([1, 2], 9)

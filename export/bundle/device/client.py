@@ -229,12 +229,12 @@ class Rules:
 
 
 class Client:
-    """A bundle's folder and a model that runs it. Raises as `Rules` does."""
+    """A bundle's settings and rules, and a model that answers by them."""
 
-    def __init__(self, folder: Path, model: Model) -> None:
+    def __init__(self, settings: Mapping[str, Any], rules: Rules, model: Model) -> None:
         self.model = model
-        self._settings = _read(folder / SETTINGS)
-        self._rules = Rules(folder, self._settings)
+        self._settings = settings
+        self._rules = rules
 
     def answer(self, command: Any) -> dict[str, Any]:
         """What to do for a command, and what it took. Whatever comes in or goes wrong, an answer comes out."""
@@ -288,7 +288,9 @@ class LocalModel:
     `state` says where that came from: loaded, or rebuilt because the file was missing, damaged or of another version.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], grammar: bytes | None, threads: int | None = None
+    ) -> None:
         # OpenMP's threads wait by spinning: beside another program on the same cores that takes many times as long
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         # numpy, which llama_cpp imports, sets memory aside for each thread of a library that nothing here uses
@@ -307,7 +309,7 @@ class LocalModel:
         self._prefix = list(settings["prompt"]["prefix_ids"])
         self._context = self._open(folder / settings["model"], settings, threads or _cores())
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._grammar, self._within, self._greedy = self._samplers(Rules(folder, settings).grammar)
+        self._grammar, self._within, self._greedy = self._samplers(grammar)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._state_path = folder / STATE
         self.state = self._begin()
@@ -466,14 +468,13 @@ class LocalModel:
 class ServerModel:
     """The same through llama-server: its /tokenize, /completion and /slots, as serve.sh starts it."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, url: str, grammar: bytes | None) -> None:
         if not url.startswith(("http://", "https://")):
             raise RuntimeError(f"--server {url}: expected an address that begins with http://")
         self._url = url.rstrip("/")
         # a proxy of the environment is none of this server's
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         self._wait_until_loaded()
-        grammar = Rules(folder, _read(folder / SETTINGS)).grammar
         self._grammar = None if grammar is None else grammar.decode()
         try:
             self._post("/slots/0?action=restore", {"filename": STATE})
@@ -597,8 +598,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "strict")
     started = time.perf_counter()
     try:
-        model: Model = ServerModel(HERE, parsed.server) if parsed.server else _local(parsed.threads)
-        client = Client(HERE, model)
+        settings = _read(HERE / SETTINGS)
+        rules = Rules(HERE, settings)  # before a model is loaded that nothing could hold to them
+        model: Model
+        if parsed.server:
+            model = ServerModel(parsed.server, rules.grammar)
+        else:
+            model = LocalModel(HERE, settings, rules.grammar, parsed.threads)
+        client = Client(settings, rules, model)
     except (RuntimeError, OSError, ImportError, MemoryError, KeyError, ValueError) as error:
         print(f"client.py: {_words(error)}", file=sys.stderr)
         return 2
@@ -612,10 +619,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         taken = taken and answer["action"] is not None
         _say(answer)
     return 0 if taken else 1
-
-
-def _local(threads: int | None) -> LocalModel:
-    return LocalModel(HERE, _read(HERE / SETTINGS), threads)
 
 
 if __name__ == "__main__":
