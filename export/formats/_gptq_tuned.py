@@ -6,6 +6,7 @@ while it is imported. What is in the folder is checked by `gptq`.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from export.errors import ExportError, MissingDependencyError
+from export.errors import ExportError, MachineError, MissingDependencyError
 from export.formats._gptq_plan import Plan
 from export.frozen import Frozen
+from export.hardware import SHARES_CORES
 from export.quantization_record import ModuleRecord
 
 _BATCH_SEQUENCES = 8
@@ -45,16 +47,22 @@ def require_tuning() -> None:
 def tune(tuning: Tuning, plan: Plan) -> tuple[ModuleRecord, ...]:
     """Writes weights and config.json to the folder `out`; the layers' records.
 
-    Raises ExportError, with what AutoRound said last, where it does not come to its end.
+    Raises ExportError, with what AutoRound said last, where it does not come to its end, and MachineError where it was
+    killed.
     """
     with tempfile.TemporaryDirectory(prefix=".tuned-", dir=tuning.out.parent) as made:
         asked = Path(made) / "request.json"
         asked.write_text(tuning.model_copy(update={"out": Path(made) / "model"}).model_dump_json(), encoding="utf-8")
-        command = [sys.executable, "-m", "export.formats._gptq_tuned", str(asked)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        # -P: a folder called export in the working directory is the user's, not this package
+        command = [sys.executable, "-P", "-m", "export.formats._gptq_tuned", str(asked)]
+        # all it needs is on this machine
+        environment = {**SHARES_CORES, **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+        said = (done.stderr or done.stdout).strip()[-_LAST_CHARACTERS:]
+        if done.returncode < 0:
+            raise MachineError(f"AutoRound was killed by signal {-done.returncode} (out of memory, or a crash): {said}")
         configs = list((Path(made) / "model").rglob("config.json"))
         if done.returncode != 0 or len(configs) != 1:
-            said = (done.stderr or done.stdout).strip()[-_LAST_CHARACTERS:]
             raise ExportError(f"AutoRound did not come to its end (status {done.returncode}); it last said:\n{said}")
         for path in configs[0].parent.iterdir():
             if path.suffix == ".safetensors" or path.name.endswith(".index.json") or path.name == "config.json":

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Bits = Literal[2, 3, 4, 8]
 GROUP_SIZES = (128, 64, 32)
-_TUNED = "-tuned"
+_TUNED, _TUNER = "-tuned", "auto-round"
 
 
 class Gptq(Format):
@@ -98,8 +98,13 @@ class Gptq(Format):
 
     def settings_for(self, variant: str) -> dict[str, object]:
         """A folder depends on its own number of bits alone, whichever others are asked for."""
-        others = {"bits", "when_failing"} | (set() if variant.endswith(_TUNED) else {"tuning_steps"})
-        return {**self.model_dump(mode="json", exclude=others), "variant": variant}
+        settings = {
+            **self.model_dump(mode="json", exclude={"bits", "when_failing", "tuning_steps"}),
+            "variant": variant,
+        }
+        if not variant.endswith(_TUNED):
+            return settings
+        return {**settings, "tuning_steps": self.tuning_steps, "tuned by": package_versions((_TUNER,))}
 
     def rows_wanted(self, variant: str) -> RowsWanted:
         """See `Format.rows_wanted`."""
@@ -136,7 +141,17 @@ class Gptq(Format):
         # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
         computed_in = "float32" if is_tuned or bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
         if is_tuned:
-            records = self._tune(bits, group_size, plan, model.folder, sequences, out)
+            tuning = Tuning(
+                source=model.folder,
+                out=out,
+                bits=bits,
+                group_size=group_size,
+                symmetric=self.symmetric,
+                steps=self.tuning_steps,
+                sequences=tuple(sequences),
+                kept=tuple(plan.kept),
+            )
+            records = tune(tuning, plan)
         else:
             with hf.quiet_gptqmodel():
                 records = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
@@ -160,6 +175,9 @@ class Gptq(Format):
             Fallback(what=name, asked=f"{bits} bits", used="16 bits", reason=why) for name, why in plan.kept.items()
         ]
         modules = [fallback for module in records for fallback in module.fallbacks(self.damp)]
+        if is_tuned and self.desc_act:
+            reason = "tuned rounding knows no order of columns"
+            modules.append(Fallback(what="desc_act", asked="true", used="false", reason=reason))
         return QuantizedModel(
             folder=out,
             subject=f"gptq/{bits}bit{_TUNED if is_tuned else ''}",
@@ -170,12 +188,16 @@ class Gptq(Format):
             sha256=sha256_of_folder(out),
             tensor_types=facts.tensor_types,
             fallbacks=(*group_fallbacks, *data_fallbacks, *kept, *modules),
-            tools={**self.tool_versions(), "kernel it was checked with": kernel},
+            tools={
+                **self.tool_versions(),
+                **(package_versions((_TUNER,)) if is_tuned else {}),
+                "kernel it was checked with": kernel,
+            },
         )
 
     def tool_versions(self) -> dict[str, str]:
         """See `Format.tool_versions`."""
-        return package_versions(("gptqmodel", "optimum", "auto-round", "torch", "transformers"))
+        return package_versions(("gptqmodel", "optimum", "torch", "transformers"))
 
     def _group_size(self, plan: Plan) -> tuple[int, tuple[Fallback, ...]]:
         """The group size to use. Raises ExportError when the one asked for does not divide every layer's inputs."""
@@ -232,28 +254,6 @@ class Gptq(Format):
             asked = f"at least {widest.inputs}"
             fallbacks.append(Fallback(what="calibration tokens", asked=asked, used=str(tokens), reason=reason))
         return sequences, used, tuple(fallbacks)
-
-    def _tune(
-        self,
-        bits: int,
-        group_size: int,
-        plan: Plan,
-        source: Path,
-        sequences: list[tuple[int, ...]],
-        out: Path,
-    ) -> tuple[ModuleRecord, ...]:
-        """The same by tuned rounding, which knows no order of columns and no damping."""
-        tuning = Tuning(
-            source=source,
-            out=out,
-            bits=bits,
-            group_size=group_size,
-            symmetric=self.symmetric,
-            steps=self.tuning_steps,
-            sequences=tuple(sequences),
-            kept=tuple(plan.kept),
-        )
-        return tune(tuning, plan)
 
     def _run(
         self,

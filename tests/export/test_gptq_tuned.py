@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.errors import ExportError, MissingDependencyError
+from export.errors import ExportError, MachineError, MissingDependencyError
 from export.formats import ExportRows, _gptq_tuned
 from export.formats.gptq import Gptq
 from export.quantization_record import RECORD, QuantizationRecord
@@ -89,12 +89,34 @@ def test_its_name_promises_its_bits_and_its_record_says_how(source, tuned):
         assert (tuned.path / name).read_bytes() == (source.folder / name).read_bytes()
 
 
+def test_a_folder_called_export_where_it_is_run_is_the_users(source, tmp_path, monkeypatch):
+    """And what cannot be done as asked is told: tuned rounding knows no order of columns."""
+    (tmp_path / "export.py").write_text("raise SystemExit('the user's own')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    step = Gptq(bits=4, when_failing="tuned", tuning_steps=1, calibration_tokens=64, calibration_rows=40, desc_act=True)
+    (tmp_path / "out").mkdir()
+    made = step.quantize("gptq-4bit-tuned", source, ExportRows(ROWS), tmp_path / "out", never)
+    assert [(f.what, f.used) for f in made.fallbacks if f.what == "desc_act"] == [("desc_act", "false")]
+
+
+def test_a_process_that_is_killed_is_not_the_models_fault(source, tmp_path, monkeypatch):
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(MachineError, match="killed by signal 9"):
+        quantized(source, "gptq-4bit-tuned", tmp_path / "out")
+
+
 def test_it_is_tried_after_the_bits_that_failed_and_depends_on_its_steps_alone():
     step = Gptq(bits=(4, 3), when_failing=("tuned", 8))
     assert (step.variants(), step.further()) == (("gptq-4bit", "gptq-3bit"), ("gptq-4bit-tuned", "gptq-8bit"))
     more = step.model_copy(update={"tuning_steps": 500})
     assert more.settings_for("gptq-4bit") == step.settings_for("gptq-4bit")
     assert more.settings_for("gptq-4bit-tuned") != step.settings_for("gptq-4bit-tuned")
+    # a folder of GPTQ's own is not made again because AutoRound was replaced
+    assert "auto-round" not in step.tool_versions()
+    assert step.settings_for("gptq-4bit-tuned")["tuned by"]
 
 
 def test_without_the_package_it_is_refused_before_anything_is_trained(monkeypatch):
