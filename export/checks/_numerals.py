@@ -37,7 +37,7 @@ _NUMBER = re.compile(
     rf"|(?P<top>{_PLAIN})(?:\s*/\s*|:)(?P<bottom>{_PLAIN})(?![\d/:])"
     rf"|(?P<plain>{_PLAIN})(?:[eE](?P<e>[+-]?\d+)|\s*[×*x]\s*10\s*\^\s*\{{?(?P<ten>-?\d+)\}}?"
     r"|\s*(?P<many>thousand|million|billion)\b)?)"
-    r"(?P<share>\s*(?:%|percent\b|per\s+cent\b))?",
+    r"(?P<share>\s*(?:%|percent\b|per\s+cent\b))?(?P<per_mille>\s*‰)?",
     re.IGNORECASE,
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -89,6 +89,7 @@ def _written_out(text: str) -> str:
     text = _SPACED_THOUSANDS.sub("", text)
     text = plain(text).replace("⁄", "/").replace("−", "-").replace("–", "-").replace("÷", "/")
     text = text.replace("億", "亿").replace("萬", "万").replace("負", "负").replace("點", "点").replace("兩", "两")
+    text = text.replace("廿", "二十").replace("卅", "三十")
     text = _FRAC.sub(lambda found: _apart(found[1], f"{found[2] or found[3]}/{found[4] or found[5]} "), text)
     for mark, instead in (
         (r"\times", "×"),
@@ -116,6 +117,8 @@ def _value(found: re.Match[str]) -> Number | None:
     value, is_percent = _unsigned(parts), bool(parts["share"] or parts["percent"])
     if value is None:
         return None
+    if parts["per_mille"]:
+        value /= 1000
     return Number(-value if parts["sign"] or parts["minus"] else value, is_percent)
 
 

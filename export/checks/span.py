@@ -17,13 +17,13 @@ from export.checks._words import plain, split_han, without_punctuation
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 # Punctuation that says what a number is, and the private characters that stand for it while the rest is taken out.
-_POINT, _SIGN, _PARTS, _BELOW, _ABOVE = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"
+_POINT, _SIGN, _PARTS = "\ue000", "\ue001", "\ue002"
+_BOUNDS = {"<": "\ue003", "≤": "\ue004", ">": "\ue005", "≥": "\ue006"}
 _OF_NUMBERS = (
     (re.compile(r"(?<=\d)\.(?=\d)"), _POINT),
     (re.compile(r"(?<=\d)\s*[-–~/:]\s*(?=\d)"), _PARTS),
     (re.compile(r"(?<![\w)\]])[-−](?=[\d.])"), _SIGN),
-    (re.compile(r"[<≤]\s*(?=\d)"), f" {_BELOW}"),
-    (re.compile(r"[>≥]\s*(?=\d)"), f" {_ABOVE}"),
+    *((re.compile(rf"{bound}\s*(?=\d)"), f" {kept}") for bound, kept in _BOUNDS.items()),
 )
 
 

@@ -28,6 +28,7 @@ from tests.export.observing import numbers, scores
         ("10-20", "1020", 0),
         ("-5", "5", 0),
         ("pH<7", "pH7", 0),
+        ("<5", "≤5", 0),
         ("$1,000", "1000", 1),
         ("hall " * 9999, "hall", 2 / (9999 + 1)),
     ],
