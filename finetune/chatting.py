@@ -24,6 +24,8 @@ def talk(path: Path, *, system: str | None, max_new_tokens: int) -> None:
     partner = open_partner(path)
     try:
         partner.encode([*messages, Message(role="user", content="?")])  # a system prompt that no turn could follow
+        if partner.engine.rounding:
+            print(f"The model is {partner.engine.rounding}.", flush=True)
         print(f"{path}: type a message; an empty line starts over, Ctrl-D ends. {whose}", flush=True)
         _converse(partner, messages, max_new_tokens)
     finally:

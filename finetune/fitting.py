@@ -77,7 +77,7 @@ def fit_model(
     with _source(name, say) as source:
         if source.own_type and types:
             raise RecipeError(
-                f"--types: {name} is quantized already, as {source.own_type}; expected a 16-bit model, which could "
+                f"--types: {name} is quantized already; expected a 16-bit model, which could "
                 "become other types. Leave --types out, or name the model folder."
             )
         content = read_gguf(source.path)

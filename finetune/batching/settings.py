@@ -15,8 +15,9 @@ class BatchSettings(Frozen):
     """A model, rows, a place for the answers, and how they are asked for. Raises RecipeError for what cannot be.
 
     `template` or `prompt` says how a row asks; with neither, the model's run or the rows' form does. `system` None
-    leaves the system prompt to the template and the run, an empty one removes it. `parse_json` reads answers as JSON;
-    `json_schema` is a file with the schema that they must keep.
+    leaves the system prompt to the template and the run, an empty one removes it. `parse_json` reads answers as JSON,
+    with numbers as doubles as most readers have them (RFC 8259, section 6); `json_schema` is a file with the schema
+    that they must keep.
     """
 
     model: Path

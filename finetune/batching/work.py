@@ -80,7 +80,7 @@ def answer_file(settings: BatchSettings, say: Callable[[str], None]) -> Outcome:
         elif done:
             say(f"going on: {settings.out} holds {done:,} of {total:,} rows")
         if done < total:
-            _answer_rest(settings, asking.mapper(), writer, output, total)
+            _answer_rest(settings, asking.mapper(), writer, output, total, say)
         seconds = output.seconds
     return Outcome(
         tally=output.tally,
@@ -91,8 +91,17 @@ def answer_file(settings: BatchSettings, say: Callable[[str], None]) -> Outcome:
     )
 
 
-def _answer_rest(settings: BatchSettings, prompts: Prompts, writer: Writer, output: Output, total: int) -> None:
+def _answer_rest(
+    settings: BatchSettings,
+    prompts: Prompts,
+    writer: Writer,
+    output: Output,
+    total: int,
+    say: Callable[[str], None],
+) -> None:
     partner = open_partner(settings.model)
+    if partner.engine.rounding:
+        say(f"the model is {partner.engine.rounding}")
     try:
         partner.encode([Message(role="user", content="?")])  # the first rendering loads a library
         output.begin(writer.header())

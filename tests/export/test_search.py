@@ -1,6 +1,7 @@
 """The search for types: bytes, what is measured, what is kept, and a whole search on a tiny model."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import NamedTuple
@@ -273,6 +274,21 @@ def test_moves_go_on_from_the_best_mix_so_far(made, tmp_path, monkeypatch):
         of_kind = [name for name in record.types if kind_of(name) == kind]
         bits = [sum(bits_per_weight(found.types[name]) for name in of_kind) for found in (start, record)]
         assert bits[1] > bits[0], kind
+
+
+def test_a_mix_whose_divergence_is_no_number_is_never_chosen(made, tmp_path, monkeypatch):
+    plain = Trials.divergences
+
+    def planted(self, types, name):
+        found = plain(self, types, name)
+        return ((math.nan,),) * len(found) if name.startswith(spoiled) else found
+
+    monkeypatch.setattr(Trials, "divergences", planted)
+    spoiled = "preset"  # what is tried first, and would win a comparison with anything
+    assert not searched(made, tmp_path / "kept", [], moves=0).chosen.startswith("preset")
+    spoiled = ("preset", "knapsack")
+    with pytest.raises(ExportError, match="no mix has a divergence that is a number"):
+        searched(made, tmp_path / "kept", [], moves=0)
 
 
 def test_more_bytes_are_worth_less_divergence(made, tmp_path):

@@ -17,6 +17,9 @@ class _Engine:
 
     closed = False
 
+    def __init__(self, rounding=""):
+        self.rounding = rounding
+
     def generate(self, prompts, max_new_tokens):
         (prompt,) = prompts
         if len(prompt) > 20:
@@ -55,6 +58,11 @@ def test_a_turn_that_is_too_long_is_taken_back_and_the_conversation_goes_on(tmp_
     assert "do not fit the context" in said[2]
     assert said[3] == str(len("hi|2|ho")), "the refused turn is not in the history"
     assert engine.closed
+
+
+def test_a_model_that_is_computed_in_fewer_bits_says_so(tmp_path, monkeypatch, capsys):
+    assert _talk(monkeypatch, ["hi"], tmp_path, _Engine("computed in bf16, as it is stored")) == 0
+    assert capsys.readouterr().out.startswith("The model is computed in bf16, as it is stored.\n")
 
 
 def test_control_c_ends_a_conversation_quietly(tmp_path, monkeypatch, capsys):

@@ -47,6 +47,16 @@ def test_a_file_of_the_budget_fits_for_certain_and_a_larger_one_does_not(source,
     assert budget.binding == ("memory" if limits.min_tokens_per_second is None else "tokens per second")
 
 
+def test_an_embedding_that_is_packed_anew_is_held_twice_as_the_client_holds_it(source):
+    """The bundle's client reads the file into memory, where what was packed cannot be dropped."""
+    limits = Limits(context_tokens=256)
+    plain, packing = (device_budget(source, a_device(90, packs=p), limits, source.parent) for p in ([], ["q4_0"]))
+    (embedding,) = (t for t in model_of_sixteen_bit(source, limits).plan("q8_0").tensors if t.name.startswith("token"))
+    # what a vocabulary takes is measured each time, and differs by some pages
+    assert plain.by_memory_bytes - packing.by_memory_bytes == pytest.approx(embedding.size_bytes, abs=1e6)
+    assert embedding.size_bytes > 0
+
+
 def test_speed_is_told_by_the_slowest_type_that_was_measured(source):
     limits = Limits(context_tokens=256, min_tokens_per_second=40)
     slow = {"iq4_xs": {"decode_bytes_per_second": 5e8, "prefill_flops_per_second": 1e10}}

@@ -10,6 +10,9 @@ import yaml
 from export.device import probing
 from export.device.probing import probe
 from export.errors import RecipeError
+from export.formats import ExportRows
+from export.formats._gguf_quantize import quantize_file
+from export.formats.gguf import Gguf
 from export.readers.gguf import read_gguf
 from finetune import cli, shipped
 from finetune.devices import device_text, find_device, load_device, shipped_devices, write_device
@@ -192,6 +195,28 @@ def test_json_has_every_type_with_every_cache(model, small_board, capsys):
 def test_what_cannot_be_asked_is_an_error_with_status_2(model, small_board, capsys, arguments, said):
     assert cli.main(["fit", str(model), "--device", small_board(1000), "--context", "256", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_types_are_not_asked_of_a_file_that_has_its_own(tiny_qwen, small_board, tmp_path, capsys):
+    made = Gguf(types=()).quantize("gguf-f16", tiny_qwen, ExportRows(), tmp_path, {}.__getitem__).path
+    quantize_file(made, "q8_0", tmp_path / "model-q8_0.gguf", None, None)
+    asked = ["fit", str(tmp_path / "model-q8_0.gguf"), "--device", small_board(1000), "--context", "256"]
+    assert cli.main([*asked, "--types", "q4_0"]) == 2
+    assert "model-q8_0.gguf is quantized already; expected a 16-bit model" in capsys.readouterr().err
+
+
+def test_a_gguf_file_of_no_model_is_an_error(small_board, tmp_path, capsys):
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "")
+    writer.add_type("imatrix")
+    writer.kv_data[0].pop("general.architecture", None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert cli.main(["fit", str(tmp_path / "x.gguf"), "--device", small_board(1000), "--context", "256"]) == 2
+    assert "names no architecture" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there_is_an_error(small_board, capsys):

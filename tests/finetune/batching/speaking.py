@@ -9,7 +9,8 @@ from export.engines import Generation
 class Engine:
     """Answers a prompt, which here is text, with its capitals; `interrupt_at` presses Ctrl-C before that answer."""
 
-    def __init__(self, prompts_at_once=3, interrupt_at=None):
+    def __init__(self, prompts_at_once=3, interrupt_at=None, rounding=""):
+        self.rounding = rounding
         self.prompts_at_once = prompts_at_once
         self.interrupt_at = interrupt_at
         self.answered = 0

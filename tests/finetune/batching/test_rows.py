@@ -46,6 +46,12 @@ def test_a_file_of_which_every_row_is_answered_ends_with_status_0(speak, capsys)
     assert read_answers()[1] == {"id": 1, "text": "b", "answer": "B", "stopped": True}
 
 
+def test_a_model_that_is_computed_in_fewer_bits_says_so(speak, capsys):
+    write_rows("a")
+    speak(*ASK, engine=Engine(rounding="computed in bf16, as it is stored"))
+    assert "the model is computed in bf16, as it is stored\n" in capsys.readouterr().err
+
+
 def _one_by_one(path, texts):
     opened = partner.open_partner(path)
     try:

@@ -18,6 +18,7 @@ class _Thinker:
     """Says one scripted text, from where the prompt leaves off in it; its tokens are characters."""
 
     prompts_at_once = 4
+    rounding = ""
 
     def __init__(self, said):
         self.said = said
