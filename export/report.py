@@ -100,8 +100,8 @@ def measured_of(report: Report) -> Mapping[tuple[str, str], Measurement]:
 
 def held_out_rows(report: Report) -> int | None:
     """How many held-out rows the measurements stand on; None when no check that was asked for scores rows."""
-    # the rows that are timed are only some of them, and those of companion sets are others
-    mine = [m for m in report.measurements if m.sample and not read_name(m.check).companion]
+    # the rows that are timed are only some of them; those of companion sets and items with names are others
+    mine = [m for m in report.measurements if m.sample and not m.labels and not read_name(m.check).companion]
     counted = [m for m in mine if m.check != "tokens_per_second"]
     return max((len(m.sample) for m in counted), default=None)
 

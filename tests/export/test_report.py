@@ -19,6 +19,11 @@ def _tokens(check, subject, rows, statistic="mean"):
     return measurement(check, subject, rows, unit="nats", higher_is_better=False, statistic=statistic)
 
 
+def _safety_items(subject, count):
+    labels = tuple(f"item {number}" for number in range(count))
+    return _tokens("safety", subject, [[1.0]] * count).model_copy(update={"labels": labels})
+
+
 def _report(measured, *, recipe_name="r"):
     comparisons = compare_steps(measured, Gate(), four_bit_base=False, seed=0)
     records = [
@@ -74,6 +79,8 @@ def test_the_table_shows_what_was_not_measured_and_what_is_not_finite():
         ({"merged": [_tokens("perplexity", "merged", [[1.0] * 5, [2.0] * 2], "exp_mean")]}, 2, 7),
         ({"merged": [_tokens("stops", "merged", [[1.0]] * 6)]}, 6, None),
         ({"merged": [_tokens("tokens_per_second", "merged", [[1.0], [2.0]])]}, None, None),
+        ({"merged": [_tokens("stops", "merged", [[1.0]] * 2), _safety_items("merged", 5)]}, 2, None),
+        ({"merged": [_safety_items("merged", 5)]}, None, None),
     ],
 )
 def test_rows_and_tokens_are_counted_from_whatever_was_measured(measured, rows, tokens, tmp_path, capsys):
