@@ -34,6 +34,11 @@ def scaffold(domain: str, folder: Path) -> tuple[Path, ...]:
     already: nothing is written then. Raises OSError where none can be written.
     """
     names = tuple(name for name, _ in domains())
+    if domain not in names and Path(domain).exists():
+        raise RecipeError(
+            f"{domain} is a file or a folder; expected the name of a domain (`fieldtune init` lists them). Start from "
+            f"the one that is nearest to your rows, and set data.path of its recipe to {domain}."
+        )
     if domain not in names:
         raise RecipeError(
             f"there is no domain {domain!r}. {nearest(domain, names)} `fieldtune init` tells what each is."

@@ -77,6 +77,14 @@ def test_an_unknown_domain_is_told_the_nearest_and_all(tmp_path, capsys):
     assert "no folder was given" in capsys.readouterr().err
 
 
+def test_rows_in_place_of_a_domain_are_told_where_they_belong(tmp_path, capsys):
+    rows = tmp_path / "commands.csv"
+    rows.write_text("said,do\n")
+    assert cli.main(["init", str(rows), str(tmp_path / "mine")]) == 2
+    assert f"set data.path of its recipe to {rows}" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
+
+
 def test_the_printed_next_step_is_one_that_succeeds(tmp_path, capsys):
     assert cli.main(["init", "review_aspects_zh", str(tmp_path / "mine")]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: fieldtune ").split()
