@@ -226,6 +226,13 @@ def test_an_address_that_is_none_is_told_at_once(bundle):
         assert done.returncode == 2 and f"client.py: --server {url}" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["mop", "--lines"]])
+def test_neither_a_command_nor_lines_and_both_are_an_error(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        client.main(arguments)
+    assert "either a command or --lines" in capsys.readouterr().err
+
+
 def test_values_are_told_apart_by_type_and_may_be_empty():
     rows = [Asked("go", {"n": n, "items": items}) for n, items in ((1, []), (1.0, {}), (True, [1])) for _ in range(40)]
     known = known_values(rows, rows)

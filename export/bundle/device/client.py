@@ -593,6 +593,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong = verify(HERE)
         _say({"wrong": wrong})
         return 1 if wrong else 0
+    if bool(parsed.command) == (parsed.lines is not None):
+        parser.error("expected either a command or --lines, which reads commands from the standard input")
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "strict")
