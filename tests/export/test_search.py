@@ -18,7 +18,7 @@ from export.formats import ExportRows
 from export.formats._gguf_quantize import quantize_file
 from export.formats.gguf import Gguf
 from export.importance import ChannelImportance, Importances, gather
-from export.readers.gguf import bits_per_weight, read_header, read_tensors
+from export.readers.gguf import read_header, read_tensors
 from export.search import Search, search, searching, sensitivity, trials
 from export.search.ladder import quantized_tensors
 from export.search.sensitivity import cost_per_error, groups_of, kind_of, output_error
@@ -252,28 +252,30 @@ def test_each_measured_divergence_has_its_error(made, tmp_path):
 
 
 def test_moves_go_on_from_the_best_mix_so_far(made, tmp_path, monkeypatch):
-    """Planted: what was foretold is wrong for two kinds of tensors, whose bits are worth most in a whole mix."""
-    two = ("attn_output", "ffn_down")
-    plain = Trials.divergences
-
-    def bits_of(types):
-        return sum(bits_per_weight(kind) for name, kind in types.items() if kind_of(name) in two)
+    """Planted: a mix with more for a kind of tensors is better than all before it, and one with less is worse."""
+    plain, solved = Trials.divergences, searching._Searching._solved
+    asked, better, names = [], [], []
 
     def planted(self, types, name):
-        if name.startswith(("knapsack", "more", "less")):
-            return tuple((10 - bits_of(types) / 10,) for _ in range(6))
-        return plain(self, types, name)
+        if name.startswith("more"):
+            better.append(len(asked) - 1)
+            names.append(name)
+            return ((9.0 - len(better) / 100,),) * 6
+        return ((10.0,),) * 6 if name.startswith(("knapsack", "less")) else plain(self, types, name)
+
+    def watched(self, factors):
+        asked.append(dict(factors))
+        return solved(self, factors)
 
     monkeypatch.setattr(Trials, "divergences", planted)
+    monkeypatch.setattr(searching._Searching, "_solved", watched)
     record = searched(made, tmp_path / "kept", [], bits=5.7, presets=0, moves=40)
-    start = searched(made, tmp_path / "kept", [], bits=5.7, presets=0, moves=0)
-    first = next(trial for trial in record.trials if trial.name in {f"more for {kind}" for kind in two})
-    best = min(record.trials, key=lambda trial: trial.kl_mean)
-    assert best.kl_mean < first.kl_mean < start.trials[-1].kl_mean
-    for kind in two:  # the better of both stands on the other, which came before it
-        of_kind = [name for name in record.types if kind_of(name) == kind]
-        bits = [sum(bits_per_weight(found.types[name]) for name in of_kind) for found in (start, record)]
-        assert bits[1] > bits[0], kind
+    assert len(better) > 1 and record.chosen == names[-1]
+    best = asked[0]
+    for number, factors in enumerate(asked[1:], start=1):
+        assert sum(factors[kind] != best[kind] for kind in best) == 1, "a move is one change of the best so far"
+        if number in better:
+            best = factors
 
 
 def test_a_mix_whose_divergence_is_no_number_is_never_chosen(made, tmp_path, monkeypatch):
