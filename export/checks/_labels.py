@@ -29,12 +29,15 @@ _OPTION = re.compile(
 )
 # A cue behind one of these says what the answer is not: 不选A, the wrong answer is B.
 _NOT_BEFORE = re.compile(
-    r"(?:[不别勿非]|错误的?|不正确的?|\b(?:wrong|incorrect|false|not(?:\s+the)?)\s)\s*\Z", re.IGNORECASE
+    r"(?:不(?:应该|应当|可以|可能|[能要该应可宜会必])?|[别勿非]|排除了?|错误的?|不正确的?|\b(?:wrong|incorrect|false|not(?:\s+the)?)\s)\s*\Z",
+    re.IGNORECASE,
 )
 # Behind a label, what says that it is wrong, or right.
 _WRONG = re.compile(
     rf"{_CLOSED}(?:选项|项)?\s*[::]?\s*(?:全部|全|[都均也就])?\s*(?:[是为])?\s*"
-    r"(?:错|不正确|不对|不符|不选|有误|(?:(?:is|are)\s+)?(?:all\s+|both\s+)?(?:wrong|incorrect|false)\b|(?:is|are)\s+not\b)",
+    # "B不选A" is of A
+    r"(?:错|不正确|不对|不符|不(?:能|要|该|应该|可以?)?选(?![\s\"'(]*[A-Za-z0-9])|有误"
+    r"|(?:(?:is|are)\s+)?(?:all\s+|both\s+)?(?:wrong|incorrect|false)\b|(?:is|are|can|could)\s*(?:not|n't|'t)\b)",
     re.IGNORECASE,
 )
 _RIGHT = r"(?:选项|项)?\s*(?:是)?(?:正确|对的)|\s+is\s+(?:the\s+)?(?:correct|right)\b"
@@ -122,7 +125,7 @@ def _bounded(form: str) -> str:
     if not form[0].isascii() or not form[-1].isascii():
         return inner + (r"(?![A-Za-z0-9])" if form[-1].isascii() else r"(?!\w)")
     left = r"(?<![A-Za-z0-9])" + (r"(?<![-.])" if form[0].isdigit() else "")
-    return left + inner + r"(?![A-Za-z0-9])" + (r"(?!\s*[-./~]\s*\d|%)" if form[-1].isdigit() else "")
+    return left + inner + r"(?![A-Za-z0-9])" + (r"(?!\s*(?:[-./~到至]|to\b)\s*\d|%)" if form[-1].isdigit() else "")
 
 
 def _behind(known: Reader, text: str, cues: re.Pattern[str]) -> Iterator[str]:

@@ -47,6 +47,8 @@ _FRAC = re.compile(r"(\d?)\s*\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)
 _SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 # 千 before a unit is a part of it: 千克 is a kilogram.
 _KILO = re.compile("千(?=[克米瓦卡赫帕伏焦升])")
+# 两 behind a numeral, with no unit behind it, is a unit itself: 5两 are five of them.
+_LIANG = re.compile(rf"(?<=[\d{_HAN}])两(?![{''.join([*_UNITS, *_GROUPS])}])")
 # What a letter or a bracket is raised to is no number of its own, and neither is the 2 of m2.
 _EXPONENT = re.compile(r"(?<=[A-Za-z})])\s*\^\s*\{?[-+]?\d+\}?|(?<![A-Za-z])((?:[mcdk]?m|ft|in|yd))[23](?![\w^])")
 # Roots and multiples of pi are none that could be compared with fractions.
@@ -101,7 +103,7 @@ def _written_out(text: str) -> str:
         (r"\%", "%"),
     ):
         text = text.replace(mark, instead)
-    text = _EXPONENT.sub(lambda found: found[1] or "", _KILO.sub("k", text))
+    text = _EXPONENT.sub(lambda found: found[1] or "", _LIANG.sub(" l", _KILO.sub("k", text)))
     return _NO_FRACTION.sub(";", text)
 
 
