@@ -16,14 +16,23 @@ from export.checks._base import Check, Items, Measurement, Observation, share
 from export.checks._words import plain, split_han, without_punctuation
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-# Punctuation that says what a number is, and the private characters that stand for it while the rest is taken out.
-_POINT, _SIGN, _PARTS = "\ue000", "\ue001", "\ue002"
-_BOUNDS = {"<": "\ue003", "≤": "\ue004", ">": "\ue005", "≥": "\ue006"}
-_OF_NUMBERS = (
-    (re.compile(r"(?<=\d)\.(?=\d)"), _POINT),
-    (re.compile(r"(?<=\d)\s*[-–~/:]\s*(?=\d)"), _PARTS),
-    (re.compile(r"(?<![\w)\]])[-−](?=[\d.])"), _SIGN),
-    *((re.compile(rf"{bound}\s*(?=\d)"), f" {kept}") for bound, kept in _BOUNDS.items()),
+# Punctuation that says what a number is. A private character stands for each while the rest is taken out.
+_BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
+_OF_NUMBERS = tuple(
+    (re.compile(pattern), before + chr(0xE000 + number))
+    for number, (pattern, before) in enumerate(
+        (
+            (r"(?<=\d)\.(?=\d)", ""),
+            (r"(?<=\d)(?:,(?!\d{3}(?!\d))|、)(?=\d)", ""),  # 1,000 is 1000; 3,5 is not 35
+            (r"(?<=\d)\s*[-–~/:]\s*(?=\d)", ""),
+            (r"(?<=\d)\s*\^\s*(?=[-\d])", ""),
+            (r"(?<=\d)\s*\+\s*(?=\d)", ""),
+            (r"(?<=\d)\s*[×*]\s*(?=\d)", ""),
+            (r"(?<=\d)\s*‰", ""),
+            (r"(?<![\w)\]])[-−](?=[\d.$€£¥])", ""),
+            *((rf"{bound}\s*(?=[$€£¥\ue000-\ue0ff\d])", " ") for bound in "<≤>≥"),
+        )
+    )
 )
 
 
@@ -60,7 +69,7 @@ def right_answers(reference: str) -> tuple[str, ...]:
 
 def normalised(text: str) -> list[str]:
     """The text's words by SQuAD's rules, in order, with numbers as they are."""
-    text = plain(text)
+    text = _BARE_POINT.sub("0.", plain(text).replace("<=", "≤").replace(">=", "≥"))
     for mark, kept in _OF_NUMBERS:
         text = mark.sub(kept, text)
     return split_han(_ARTICLE.sub(" ", without_punctuation(text.lower())))

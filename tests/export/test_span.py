@@ -76,3 +76,22 @@ def test_a_quote_stands_in_the_prompt_letter_by_letter():
     assert is_quote("门", "在门厅")
     found = numbers(Span(), ["a", "b"], ["the hall", "the lobby"], contexts=[context] * 2)["quote_in_context"]
     assert scores(found) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *(("<=5", ">=5"), ("<=5", "5"), ("p < .05", "p > .05"), ("< -5", "> -5"), ("<$5", ">$5")),
+        *((".5 mg", "5 mg"), ("−.5", "-5"), ("3,5 mg", "35 mg"), ("5、6", "56"), ("5^6", "56"), ("5+6", "56")),
+        *(("2^10", "210"), ("5‰", "5%"), ("5×6", "56")),
+    ],
+)
+def test_what_makes_another_number_of_the_same_digits_is_kept(first, second):
+    assert normalised(first) != normalised(second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("≤5", "<=5"), ("0.5", ".5"), ("1,000", "1000"), ("p < .05", "p<0.05"), ("< 5", "<5")]
+)
+def test_one_number_written_twice_is_the_same(first, second):
+    assert normalised(first) == normalised(second)
