@@ -8,7 +8,9 @@ from typing import NamedTuple
 from export.checks._words import plain
 
 # What may stand around a label without being part of it: quotes, brackets, Markdown, the end of a sentence.
-_AROUND = " \t\r\n\"'`*_#~<>()[]{}$.,:;!?-“”‘’「」『』《》〈〉【】〔〕。、·…—"
+_AROUND = " \t\r\n\"'`*_#~<>()[]{}$\\.,:;!?-“”‘’「」『』《》〈〉【】〔〕。、·…—"
+# LaTeX's fonts say nothing: \mathrm{B} is B.
+_FONT = re.compile(r"\\(?:text|math|operatorname)(?:bf|rm|sf|tt|it|up|md|normal|bb|cal)?\s*\{([^{}]*)\}")
 _OPENED = r"[\s\"'`*_(\[{<$“‘「『《【]*"
 _CLOSED = r"[\s\"'`*_)\]}>$”’」』》】]*"
 # Behind these an answer says its label, and the last of them counts, since an answer may think before it ends. What
@@ -18,7 +20,7 @@ _ANSWER = re.compile(
     rf"(?:(?:option|choice)\s+)?{_OPENED}"
     rf"|(?:答案|标签|结论)\s*(?:应该|应当|应)?\s*(?:是|为|选)?\s*[::]?{_OPENED}(?:选项\s*)?"
     rf"|(?:故选|应选|选择|选)\s*[::]?{_OPENED}|正确的(?:选项)?\s*(?:是|为)\s*[::]?{_OPENED}"
-    r"|\\boxed\s*\{(?:\\text\s*\{)?\s*",
+    rf"|\\?\bboxed\s*\{{{_OPENED}",
     re.IGNORECASE,
 )
 _CONCLUSION = re.compile(rf"(?:\b(?:therefore|thus|hence|so)\b|因此|所以)\s*[,,::]?{_OPENED}", re.IGNORECASE)
@@ -40,7 +42,11 @@ _WRONG = re.compile(
     r"|(?:(?:is|are)\s+)?(?:all\s+|both\s+)?(?:wrong|incorrect|false)\b|(?:is|are|can|could)\s*(?:not|n't|'t)\b)",
     re.IGNORECASE,
 )
-_RIGHT = r"(?:选项|项)?\s*(?:是)?(?:正确|对的)|\s+is\s+(?:the\s+)?(?:correct|right)\b"
+_RIGHT = (
+    # 对 is "right" where nothing stands behind it: B对A有影响 says something else
+    r"(?:选项|项)?\s*(?:是)?(?:正确|对的|对(?=\s*(?:[,.;:!。、]|\Z|[A-Za-z]\s*[错不])))"
+    r"|\s+is\s+(?:the\s+)?(?:correct|right)\b"
+)
 _EITHER = r"(?:还是|或者?|\bor\b)"
 _BETWEEN = r"(?:[\s,、;/&+和与及()\[\]\"'`*]|\band\b)+"
 # Behind a label that opens an answer, what tells `B. 水` and `yes, because` from the words `A cat` and `no one`.
@@ -92,7 +98,7 @@ def label_in(answer: str, labels: tuple[str, ...]) -> str | None:
     that is said again and again is said once.
     """
     known = reader(labels)
-    text = _stripped(plain(answer))
+    text = _stripped(_FONT.sub(r"\1", plain(answer)))
     if (whole := known.named(text)) is not None:
         return whole
     if all(known.named(character) for character in text):

@@ -33,7 +33,7 @@ _NUMBER = re.compile(
     rf"|百分之(?P<percent>[{_HAN}\d.点]+)"
     rf"|(?P<han_whole>[{_HAN}\d]+)又(?P<han_of>[{_HAN}\d]+)分之(?P<han_part>[{_HAN}\d]+)"
     rf"|(?P<under>[{_HAN}\d]+)分之(?P<over>[{_HAN}\d]+)"
-    rf"|(?P<han>(?:\d[\d.]*)?[{_HAN}][{_HAN}\d]*(?:点[{_HAN}]+)?)"
+    rf"|(?P<han>(?:\d[\d.]{{0,40}})?[{_HAN}][{_HAN}\d]*(?:点[{_HAN}]+)?)"
     rf"|(?P<top>{_PLAIN})(?:\s*/\s*|:)(?P<bottom>{_PLAIN})(?![\d/:])"
     rf"|(?P<plain>{_PLAIN})(?:[eE](?P<e>[+-]?\d+)|\s*[×*x]\s*10\s*\^\s*\{{?(?P<ten>-?\d+)\}}?"
     r"|\s*(?P<many>thousand|million|billion)\b)?)"
@@ -44,7 +44,12 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT = re.compile(r"[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _VULGAR = re.compile(r"(\d?)([¼½¾⅐-⅞])")
 _FRAC = re.compile(r"(\d?)\s*\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
+_LONG_SPACE = re.compile(r"\s{5,}")
 _SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+# With plain spaces 10 000 is a number, and 100 200 300 are three.
+_PLAINLY_SPACED = re.compile(r"(?<![\d.,/^])(?:[1-9]\d?(?: \d{3})+|[1-9]\d\d(?: \d{3})* 000)(?!\s*[\d/])")
+# A ratio or a time of the day: which of them, only the question says.
+_TIME = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d")
 # 千 before a unit is a part of it: 千克 is a kilogram.
 _KILO = re.compile("千(?=[克米瓦卡赫帕伏焦升])")
 # 两 behind a numeral, with no unit behind it, is a unit itself: 5两 are five of them.
@@ -53,22 +58,32 @@ _LIANG = re.compile(rf"(?<=[\d{_HAN}])两(?![{''.join([*_UNITS, *_GROUPS])}])")
 _EXPONENT = re.compile(r"(?<=[A-Za-z})])\s*\^\s*\{?[-+]?\d+\}?|(?<![A-Za-z])((?:[mcdk]?m|ft|in|yd))[23](?![\w^])")
 # Roots and multiples of pi are none that could be compared with fractions.
 _NO_FRACTION = re.compile(
-    r"(?:[\d./]+\s*)?(?:\\sqrt\s*(?:\[\d+\])?\s*(?:\{[^{}]*\}|\d)|√\s*\(?[\d.]+\)?)|[\d./]+\s*(?:\\pi\b|π)"
+    # from the run's first character on: a text of digits would be searched once for each of them
+    r"(?:(?<![\d./])[\d./]+\s*)?(?:\\sqrt\s*(?:\[\d+\])?\s*(?:\{[^{}]*\}|\d)|√\s*\(?[\d.]+\)?)"
+    r"|(?<![\d./])[\d./]+\s*(?:\\pi\b|π)"
 )
 _MANY = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
 class Number(NamedTuple):
-    """A number of a text: its value without any percent sign, and whether there was one."""
+    """A number of a text: its value without any percent sign, and whether there was one.
+
+    What may be a time of the day (10:30) keeps its minutes since midnight; its value is the ratio, or of one without
+    a ratio (12:00) the hours.
+    """
 
     value: Fraction
     is_percent: bool = False
+    minutes: int | None = None
 
     def equals(self, other: "Number") -> bool:
         """Whether two numbers say the same.
 
-        A percent sign is a unit that may be left out, or worked out: 50 % is said by "50%", "50" and "0.5".
+        A percent sign is a unit that may be left out, or worked out: 50 % is said by "50%", "50" and "0.5". Two times
+        are the same only to the minute, though 8:40 and 9:45 are one ratio.
         """
+        if self.minutes is not None and other.minutes is not None:
+            return self.minutes == other.minutes
         if self.value == other.value:
             return True
         if self.is_percent == other.is_percent:
@@ -86,9 +101,11 @@ def numbers_in(text: str) -> list[Number]:
 
 def _written_out(text: str) -> str:
     """The text in half-width characters, with ASCII's signs, without LaTeX's marks, and fractions as a/b."""
+    text = _LONG_SPACE.sub("    ", text)
     text = _SUPERSCRIPT.sub(lambda found: "^" + found.group().translate(_SUPERSCRIPTS), text)
     text = _VULGAR.sub(lambda found: _apart(found.group(1), found.group(2)), text)
     text = _SPACED_THOUSANDS.sub("", text)
+    text = _PLAINLY_SPACED.sub(lambda found: found.group().replace(" ", ""), text)
     text = plain(text).replace("⁄", "/").replace("−", "-").replace("–", "-").replace("÷", "/")
     text = text.replace("億", "亿").replace("萬", "万").replace("負", "负").replace("點", "点").replace("兩", "两")
     text = text.replace("廿", "二十").replace("卅", "三十")
@@ -115,6 +132,10 @@ def _apart(whole: str, part: str) -> str:
 def _value(found: re.Match[str]) -> Number | None:
     if len(found.group()) > _MOST_DIGITS:
         return None
+    if _TIME.fullmatch(found.group()):
+        hours, minutes = map(int, found.group().split(":"))
+        ratio = None if found.group()[-2] == "0" else Fraction(hours, minutes)
+        return Number(ratio or hours + Fraction(minutes, 60), minutes=60 * hours + minutes)
     parts = found.groupdict()
     value, is_percent = _unsigned(parts), bool(parts["share"] or parts["percent"])
     if value is None:

@@ -15,6 +15,8 @@ from typing import ClassVar
 from export.checks._base import Check, Items, Measurement, Observation, share
 from export.checks._words import plain, split_han, without_punctuation
 
+# A character of a word that is written with spaces around it, as Chinese and Japanese are not.
+_SPACED = r"[^\W_\u3040-\u30ff\u3400-\u9fff]"
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 # Punctuation that says what a number is. A private character stands for each while the rest is taken out.
 _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
@@ -90,13 +92,17 @@ def f1(answer: str, gold: str) -> float:
 def is_quote(answer: str, context: str) -> bool:
     """Whether an answer that says something stands in the context, letter by letter; runs of white space are one.
 
-    It is no part of a longer word or number there: neither "heap" of "cheaper" nor 5 of 15 or 0.5.
+    It is no part of a longer word or number there: neither "heap" of "cheaper" nor 5 of 15, 0.5, -5 or 5-10.
     """
     said = " ".join(answer.split())
     if not said:
         return False
-    left = r"(?<![A-Za-z0-9])(?<!\d[.,])" if said[0].isascii() and said[0].isalnum() else ""
-    right = r"(?![A-Za-z0-9]|[.,]\d)" if said[-1].isascii() and said[-1].isalnum() else ""
+    left = rf"(?<!{_SPACED})(?<!\d[.,])" if re.match(_SPACED, said) else ""
+    right = rf"(?!{_SPACED}|[.,]\d)" if re.match(_SPACED, said[-1]) else ""
+    if re.match(r"[-+−.,$€£¥]?\d", said):
+        left += r"(?<![-+−±^])(?<![\d.])(?<!\d[-–~/:])"
+    if said[-1].isdigit():
+        right += r"(?![-–~/:]\d)"
     return re.search(left + re.escape(said) + right, " ".join(context.split())) is not None
 
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from export.checks._numerals import han_number
+from export.checks._numerals import han_number, numbers_in
 from export.checks.number import LastNumber, answer_in
 from tests.export.observing import numbers, scores
 
@@ -61,6 +61,13 @@ from tests.export.observing import numbers, scores
         ("12\\pi", None),
         ("12:30", "2/5"),
         ("9:30", "3/10"),
+        ("at 12:00", "12"),
+        ("10 000", "10000"),
+        ("about 1 234 567 of them", "1234567"),
+        ("100 000", "100000"),
+        ("100 200 300", "300"),
+        ("in 2020 100", "100"),
+        ("1 100/200", "3/2"),
         ("5千克", "5"),
         ("一共重5两", "5"),
         ("八两", "8"),
@@ -112,6 +119,17 @@ from tests.export.observing import numbers, scores
 def test_the_last_number(text, value):
     found = answer_in(text)
     assert (found and found.value) == (None if value is None else Fraction(value))
+
+
+def test_times_are_compared_to_the_minute_and_ratios_as_ratios():
+    expected = ["8:40", "12:00", "12:00", "3:10", "3:10", "10:30"]
+    given = ["9:45", "12:00", "12", "3/10", "30:100", "10:30 am"]
+    assert scores(numbers(LastNumber(), expected, given)["number_match"]) == [0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("part", ["1", "1/", "1.", "1 ", "1,", "十", " ", "1e", "分之"])
+def test_a_long_text_is_read_once_and_not_once_for_each_of_its_characters(part):
+    numbers_in(part * 200_000)  # a minute, or many, where it is
 
 
 @pytest.mark.parametrize(

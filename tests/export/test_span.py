@@ -73,6 +73,9 @@ def test_a_quote_stands_in_the_prompt_letter_by_letter():
     assert not is_quote("5", "15 mg") and not is_quote("5", "0.5 mg") and not is_quote("1", "1.5 mg")
     assert is_quote("5", "15 or 5.") and is_quote("5", "5mm") is False
     assert not is_quote("heap", "cheaper")
+    assert not is_quote("5", "it is -5") and not is_quote("-5", "3-5 mg") and is_quote("-5", "it is -5")
+    assert not is_quote("5", "5-10 mg") and is_quote("5-10", "5-10 mg")
+    assert not is_quote("café", "cafés") and is_quote("café", "the café.") and is_quote("5", "有5人")
     assert is_quote("门", "在门厅")
     found = numbers(Span(), ["a", "b"], ["the hall", "the lobby"], contexts=[context] * 2)["quote_in_context"]
     assert scores(found) == [1, 0]
