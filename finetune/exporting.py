@@ -10,6 +10,7 @@ from pathlib import Path
 
 from export.artifacts import Fallback, ModelFolder, QuantizedModel
 from export.device.budget import Limits
+from export.errors import EngineError, ExportError, FieldtuneError
 from export.formats import ExportRows, Format
 from export.formats.gguf import SIXTEEN_BIT
 from export.formats.target import Target
@@ -41,6 +42,7 @@ class Exporting:
         self._asked, self._merged, self._merged_sha256 = tuple(steps), merged, merged_sha256
         self._rows, self._run_stage, self._run_budget, self._say = rows, run_stage, run_budget, say
         self._tried: dict[str, QuantizedModel] = {}
+        self._refused: set[str] = set()
         self.made: dict[str, QuantizedModel] = {}
         self.budgets: list[DeviceBudget] = []
 
@@ -57,18 +59,31 @@ class Exporting:
         for step in self._steps:
             files = [self.made[v] for v in (*step.variants(), *step.further()) if v in self.made]
             files = [file for file in files if file.subject != f"gguf/{SIXTEEN_BIT}"]
-            left = [variant for variant in step.further() if variant not in self._tried]
+            left = [variant for variant in step.further() if variant not in self._tried.keys() | self._refused]
             if not files or any(verdicts.get(file.subject) != "fail" for file in files):
                 continue
             failed = ", ".join(file.subject for file in files)
-            if not left:
-                if step.further():
-                    self._say(f"every file failed ({failed}), and nothing is left to try")
-                continue
-            self._say(f"every file failed ({failed}): trying {left[0]}")
-            self._tried[left[0]] = self._in_place_of(files, self._export(step, left[0]))
-            return True
+            for variant in left:
+                self._say(f"every file failed ({failed}): trying {variant}")
+                try:
+                    made = self._export(step, variant)
+                except (ExportError, EngineError) as error:
+                    self._not_made(variant, files[0].subject, error)
+                    continue
+                self._tried[variant] = self._in_place_of(files, made)
+                return True
+            if step.further():
+                self._say(f"every file failed ({failed}), and nothing is left to try")
         return False
+
+    def _not_made(self, variant: str, beside: str, error: FieldtuneError) -> None:
+        """Tells of a variant that was to be tried with the first file that failed, so that the report holds it."""
+        self._say(f"{variant} could not be made: {error}")
+        fallback = Fallback(what="file", asked=variant, used="none", reason=f"it could not be made: {error}")
+        (name,) = [name for name, file in self.made.items() if file.subject == beside]
+        file = self.made[name]
+        self.made[name] = file.model_copy(update={"fallbacks": (*file.fallbacks, fallback)})
+        self._refused.add(variant)
 
     def _in_place_of(self, failed: Sequence[QuantizedModel], model: QuantizedModel) -> QuantizedModel:
         """The artifact, with why it was made: a file beyond those asked for is part of the result."""

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from export.errors import ExportError, MachineError, MissingDependencyError
 from export.formats._gptq_plan import Plan
@@ -36,6 +37,7 @@ class Tuning(Frozen):
     steps: int
     sequences: tuple[tuple[int, ...], ...]
     kept: tuple[str, ...]
+    computed_in: Literal["float32", "bfloat16"]
 
 
 def require_tuning() -> None:
@@ -65,10 +67,11 @@ def tune(tuning: Tuning, plan: Plan) -> tuple[ModuleRecord, ...]:
         if done.returncode != 0 or len(configs) != 1:
             raise ExportError(f"AutoRound did not come to its end (status {done.returncode}); it last said:\n{said}")
         for path in configs[0].parent.iterdir():
-            if path.suffix == ".safetensors" or path.name.endswith(".index.json") or path.name == "config.json":
+            if path.suffix == ".safetensors":
+                _store_in_16_bits(path)
+            if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
                 shutil.move(path, tuning.out / path.name)
-    settings = json.loads((tuning.out / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-    (tuning.out / "quantize_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        _write_configs(configs[0], tuning.out)
     tokens = sum(map(len, tuning.sequences))
     widths = {layer.name: layer.inputs for layer in plan.layers}
     return tuple(
@@ -84,6 +87,25 @@ def tune(tuning: Tuning, plan: Plan) -> tuple[ModuleRecord, ...]:
         )
         for name in _packed_layers(tuning.out)
     )
+
+
+def _store_in_16_bits(path: Path) -> None:
+    """Stores what is not packed in bfloat16, as in every folder of ours; AutoRound leaves it as it was computed in."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    stored = {name: t.to(torch.bfloat16) if t.dtype == torch.float32 else t for name, t in tensors.items()}
+    save_file(stored, path, metadata={"format": "pt"})
+
+
+def _write_configs(source: Path, out: Path) -> None:
+    """AutoRound's config.json, corrected: it says float16 of weights in bfloat16, and a damping it never used."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    del config["quantization_config"]["damp_percent"]
+    config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": "bfloat16"}
+    for name, content in (("config.json", config), ("quantize_config.json", config["quantization_config"])):
+        (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _packed_layers(folder: Path) -> Sequence[str]:
@@ -105,7 +127,7 @@ def _tune_here(asked: Tuning) -> None:
     from export.hardware import torch_device
     from export.loading import open_model
 
-    model = open_model(asked.source, dtype=torch.float32).model
+    model = open_model(asked.source, dtype=getattr(torch, asked.computed_in)).model
     data = [
         {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
         for ids in asked.sequences
@@ -128,6 +150,7 @@ def _tune_here(asked: Tuning) -> None:
         },
         device_map=str(torch_device()),
         enable_torch_compile=False,
+        amp=asked.computed_in == "bfloat16",  # its default, whatever the model was opened in
     )
     rounding.quantize_and_save(output_dir=str(asked.out), format="auto_gptq")
 

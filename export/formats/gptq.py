@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from export.artifacts import (
     Fallback,
@@ -116,9 +116,24 @@ class Gptq(Format):
         if "tuned" in self.when_failing:
             require_tuning()
 
+    @model_validator(mode="after")
+    def _tuned_is_symmetric(self) -> "Gptq":
+        if "tuned" in self.when_failing and not self.symmetric:
+            raise ValueError(
+                "when_failing: 'tuned' writes the first form of the format, which has no code for a zero point of 0: "
+                "leave `symmetric` true, or take 'tuned' out"
+            )
+        return self
+
     def check_model(self, config: dict[str, object]) -> None:
         """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""
-        self._group_size(plan_for(json.dumps(config, sort_keys=True)))
+        plan = plan_for(json.dumps(config, sort_keys=True))
+        self._group_size(plan)
+        if "tuned" in self.when_failing and plan.blocks_differ:
+            raise ExportError(
+                f"gptq.when_failing: 'tuned' cannot be used for {config.get('model_type')}: its blocks differ, and "
+                "AutoRound runs each with what the first one was given. Name more bits instead, such as 8."
+            )
 
     def quantize(
         self,
@@ -139,7 +154,9 @@ class Gptq(Format):
         group_size, group_fallbacks = self._group_size(plan)
         sequences, used, data_fallbacks = self._calibration(rows, plan)
         # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
-        computed_in = "float32" if is_tuned or bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
+        computed_in: Literal["float32", "bfloat16"] = (
+            "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
+        )
         if is_tuned:
             tuning = Tuning(
                 source=model.folder,
@@ -150,6 +167,7 @@ class Gptq(Format):
                 steps=self.tuning_steps,
                 sequences=tuple(sequences),
                 kept=tuple(plan.kept),
+                computed_in=computed_in,
             )
             records = tune(tuning, plan)
         else:
@@ -178,6 +196,9 @@ class Gptq(Format):
         if is_tuned and self.desc_act:
             reason = "tuned rounding knows no order of columns"
             modules.append(Fallback(what="desc_act", asked="true", used="false", reason=reason))
+        if is_tuned and self.damp != type(self).model_fields["damp"].default:
+            reason = "tuned rounding inverts no Hessian"
+            modules.append(Fallback(what="damp", asked=f"{self.damp:g}", used="none", reason=reason))
         return QuantizedModel(
             folder=out,
             subject=f"gptq/{bits}bit{_TUNED if is_tuned else ''}",

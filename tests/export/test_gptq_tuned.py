@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from export.errors import ExportError, MachineError, MissingDependencyError
-from export.formats import ExportRows, _gptq_tuned
+from export.formats import ExportRows, _gptq_tuned, gptq
 from export.formats.gptq import Gptq
 from export.quantization_record import RECORD, QuantizationRecord
 from tests.export import predictions, tiny_models
@@ -85,18 +85,84 @@ def test_its_name_promises_its_bits_and_its_record_says_how(source, tuned):
     assert tuned.tools["auto-round"]
     config = json.loads((tuned.path / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     assert (config["quant_method"], config["bits"], config["group_size"], config["sym"]) == ("gptq", 4, 32, True)
+    assert "damp_percent" not in config  # AutoRound names one and uses none
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tuned.path / name).read_bytes() == (source.folder / name).read_bytes()
 
 
+def test_it_is_computed_in_what_the_record_says_and_stored_in_what_the_config_says(
+    source, tuned, tmp_path, monkeypatch
+):
+    """Both ways: as this machine computes, and as another does."""
+    from safetensors.torch import load_file
+
+    here = gptq.compute_dtype()
+    other = "float32" if here == "bfloat16" else "bfloat16"
+    monkeypatch.setattr(gptq, "compute_dtype", lambda: other)
+    for made, computed_in in ((tuned, here), (quantized(source, "gptq-4bit-tuned", tmp_path / "out"), other)):
+        record = QuantizationRecord.model_validate_json((made.path / RECORD).read_text(encoding="utf-8"))
+        config = json.loads((made.path / "config.json").read_text(encoding="utf-8"))
+        assert record.computed_in == computed_in
+        # AutoRound's own account, which it writes where it is not its default
+        assert config["quantization_config"].get("amp", True) == (computed_in == "bfloat16")
+        assert config["dtype"] == "bfloat16" and "torch_dtype" not in config
+        stored = load_file(made.path / "model.safetensors")
+        assert {t.dtype for name, t in stored.items() if name.endswith(".weight")} == {torch.bfloat16}
+
+
+def test_layers_that_fill_no_words_stay_in_16_bits_and_are_told(tmp_path):
+    from safetensors.torch import load_file
+
+    source = tiny_models.build(
+        tmp_path / "source", "qwen2", tied=True, hidden_size=64, seed=1, intermediate_size=16 * 3
+    )
+    made = quantized(source, "gptq-4bit-tuned", tmp_path / "out")
+    kept = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
+    assert {fallback.what for fallback in made.fallbacks} == kept
+    names = load_file(made.path / "model.safetensors").keys()
+    for layer in range(2):
+        for name in kept:
+            assert f"model.layers.{layer}.{name}.weight" in names
+        assert f"model.layers.{layer}.self_attn.q_proj.qweight" in names
+
+
+@pytest.mark.parametrize("architecture", [a for a in tiny_models.ARCHITECTURES if a != "qwen2"])
+def test_an_architecture_is_tuned_or_refused_before_anything_is_trained(tmp_path, architecture):
+    """Besides the one that all the others here are of."""
+    source = tiny_models.build(tmp_path / "source", architecture, tied=True, hidden_size=64, seed=1)
+    step = Gptq(when_failing=("tuned", 8))
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    if architecture == "qwen3_5":  # AutoRound gives all blocks the first one's mask
+        with pytest.raises(ExportError, match="'tuned' cannot be used for qwen3_5"):
+            step.check_model(config)
+        Gptq(when_failing=8).check_model(config)
+    else:
+        step.check_model(config)
+        assert quantized(source, "gptq-4bit-tuned", tmp_path / "out").subject == "gptq/4bit-tuned"
+
+
+def test_what_tuning_cannot_write_is_refused():
+    with pytest.raises(ValueError, match="no code for a zero point of 0"):
+        Gptq(when_failing="tuned", symmetric=False)
+
+
 def test_a_folder_called_export_where_it_is_run_is_the_users(source, tmp_path, monkeypatch):
-    """And what cannot be done as asked is told: tuned rounding knows no order of columns."""
+    """And what cannot be done as asked is told: tuned rounding knows no order of columns, and inverts no Hessian."""
     (tmp_path / "export.py").write_text("raise SystemExit('the user's own')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    step = Gptq(bits=4, when_failing="tuned", tuning_steps=1, calibration_tokens=64, calibration_rows=40, desc_act=True)
+    step = Gptq(
+        bits=4,
+        when_failing="tuned",
+        tuning_steps=1,
+        calibration_tokens=64,
+        calibration_rows=40,
+        desc_act=True,
+        damp=0.3,
+    )
     (tmp_path / "out").mkdir()
     made = step.quantize("gptq-4bit-tuned", source, ExportRows(ROWS), tmp_path / "out", never)
-    assert [(f.what, f.used) for f in made.fallbacks if f.what == "desc_act"] == [("desc_act", "false")]
+    told = [(f.what, f.asked, f.used) for f in made.fallbacks if f.what != "group size"]
+    assert told == [("desc_act", "true", "false"), ("damp", "0.3", "none")]
 
 
 def test_a_process_that_is_killed_is_not_the_models_fault(source, tmp_path, monkeypatch):

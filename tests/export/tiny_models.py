@@ -50,6 +50,7 @@ def build(
     hidden_size: int,
     seed: int = 0,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    intermediate_size: int = 512,
 ) -> ModelFolder:
     """A complete model folder of random weights at `folder`, the same for the same arguments.
 
@@ -61,7 +62,7 @@ def build(
 
     tokenizer = _tokenizer(architecture)
     assert len(tokenizer) < MODEL_VOCABULARY_SIZE, "the model must have rows beyond the real ids"
-    config = _config(architecture, tokenizer, tied=tied, hidden_size=hidden_size)
+    config = _config(architecture, tokenizer, tied=tied, hidden_size=hidden_size, intermediate_size=intermediate_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -111,7 +112,12 @@ def _tokenizer(architecture: Architecture) -> "PreTrainedTokenizerBase":
 
 
 def _config(
-    architecture: Architecture, tokenizer: "PreTrainedTokenizerBase", *, tied: bool, hidden_size: int
+    architecture: Architecture,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    tied: bool,
+    hidden_size: int,
+    intermediate_size: int,
 ) -> "PreTrainedConfig":
     """A config with every dimension small, and grouped attention whose heads are 32 wide."""
     from transformers import Qwen2Config, Qwen3Config
@@ -121,7 +127,7 @@ def _config(
     shared: dict[str, Any] = {
         "vocab_size": MODEL_VOCABULARY_SIZE,
         "hidden_size": hidden_size,
-        "intermediate_size": 512,
+        "intermediate_size": intermediate_size,
         "num_attention_heads": heads,
         "num_key_value_heads": 2 if heads % 2 == 0 else 1,
         "max_position_embeddings": CONTEXT_TOKENS,

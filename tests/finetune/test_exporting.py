@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from export.artifacts import QuantizedModel
+from export.errors import ExportError
 from export.formats.gguf import Gguf
 from export.formats.gptq import Gptq
 from finetune import cli
@@ -66,6 +67,26 @@ def test_a_file_that_did_not_fail_leads_to_nothing_more(verdict):
     exporting.all()
     assert not exporting.try_next({"gguf/q2_k": "fail", "gguf/q3_k_m": verdict})
     assert "gguf-q8_0" not in made
+
+
+def test_what_cannot_be_made_is_told_and_the_next_is_tried(monkeypatch):
+    exporting, _, said = _exporting(Gptq(bits=4, when_failing=("tuned", 8)))
+    exporting.all()
+    plain = exporting._quantize
+
+    def quantize(step, variant):
+        if variant.endswith("tuned"):
+            raise ExportError("AutoRound did not come to its end")
+        return plain(step, variant)
+
+    monkeypatch.setattr(exporting, "_quantize", quantize)
+    assert exporting.try_next({"gptq/4bit": "fail"})
+    assert not exporting.try_next({"gptq/4bit": "fail", "gptq/8bit": "fail"})
+    first, last = exporting.all()
+    assert last.subject == "gptq/8bit"
+    (told,) = first.fallbacks
+    assert (told.asked, told.used) == ("gptq-4bit-tuned", "none") and "AutoRound did not" in told.reason
+    assert "gptq-4bit-tuned could not be made: AutoRound did not come to its end" in said
 
 
 def test_each_format_has_its_own_and_the_end_is_told():
