@@ -26,7 +26,7 @@ def _figures(found: Rehearsal) -> Iterator[tuple[str, str | None]]:
     yield "asked", f"{found.rows:,} rows, {found.answers:,} answers in {(found.soak_seconds or 0) / 60:.1f} minutes"
     yield "first token, ms", _mean(found.first_token_seconds, 1000)
     yield "tokens/s", _mean(found.tokens_per_second, 1)
-    yield "answers by the schema", _share(found.schema_valid)
+    yield "rows answered by the schema", _share(found.schema_valid)
     yield "answers not taken", _share(found.not_taken)
     for reason in found.not_taken_because:
         yield "", reason

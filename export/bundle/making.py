@@ -224,6 +224,7 @@ def _write_settings(source: BundleSource, folder: Path, prompt: Prompt, trial: T
     content = {
         "name": source.name,
         "model": source.gguf.name,
+        "model_sha256": source.evidence.record["sha256"],
         **source.runtime.model_dump(),
         "rules": {path.name: sha256_of_file(path) for path in rules},
         "prompt": prompt.model_dump(mode="json"),

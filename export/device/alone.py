@@ -206,6 +206,7 @@ def _context(model: Any, settings: RunSettings, *, reason: Any) -> Any:
     parameters = llama_cpp.llama_context_default_params()
     parameters.n_ctx = settings.context_tokens
     parameters.n_batch = parameters.n_ubatch = settings.batch_tokens
+    parameters.swa_full = False  # as the bundle's client has it, and llama-server
     # of a batch only the last token's logits are wanted: for all of them llama.cpp would reserve hundreds of megabytes
     parameters.n_outputs_max = 1
     parameters.n_threads = parameters.n_threads_batch = settings.threads

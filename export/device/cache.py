@@ -1,9 +1,11 @@
 """How much memory a context takes for what was read: keys and values, and the states of linear layers.
 
 Keys and values: 2 x layers x heads x width x bytes for each token, of the layers with full attention; of layers with a
-window only its tokens. llama.cpp rounds a context up to 256 tokens. A linear layer (Qwen3.5's gated delta net) keeps a
-state of one size however long the text is: its recurrence and the last inputs of its convolution, both in float32
-(llama.cpp, llama-hparams: n_embd_r and n_embd_s). A test holds all of it against llama.cpp's own account.
+window only its tokens and a batch's, where llama.cpp is asked for no more (`swa_full` off, as llama-server, the
+bundle's client and the runs of this package have it). llama.cpp rounds a context up to 256 tokens. A linear layer
+(Qwen3.5's gated delta net) keeps a state of one size however long the text is: its recurrence and the last inputs of
+its convolution, both in float32 (llama.cpp, llama-hparams: n_embd_r and n_embd_s). A test holds all of it against
+llama.cpp's own account.
 """
 
 from typing import Any

@@ -25,6 +25,17 @@ def share(flags: Sequence[bool]) -> Share:
     return Share(count=count, n=len(flags), interval=wilson_interval(count / len(flags), len(flags)))
 
 
+def share_by_row(flags: Sequence[tuple[int, bool]]) -> Share:
+    """The same over rows, each of which has as many flags as it was asked: of a row all must be set.
+
+    A row that is asked again gives its answer again: counted by answers, the interval would tell of nothing new.
+    """
+    rows: dict[int, bool] = {}
+    for row, flag in flags:
+        rows[row] = rows.get(row, True) and flag
+    return share(tuple(rows.values()))
+
+
 def mean_by_row(asked: Sequence[Asked], value: Callable[[dict[str, Any]], float | None]) -> Mean | None:
     """The mean of what `value` reads off answers, rows being the units; None where it reads nothing off any."""
     found: dict[int, list[float]] = {}

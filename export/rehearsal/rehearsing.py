@@ -218,10 +218,11 @@ class _Record:
         wrong = [not refused and not fits for refused, fits in zip(not_taken, right, strict=True)]
         schema = self._folder / SCHEMA
         keeps = schema_validator(str(schema), SCHEMA) if schema.is_file() else None
-        valid = [] if keeps is None else [_is_valid(one.answer, keeps) for one in asked if "text" in one.answer]
+        valid = [(one.row, _is_valid(one.answer, keeps)) for one in asked if keeps is not None and "text" in one.answer]
         return {
-            "schema_valid": figures.share(valid) if valid else None,
-            "wrong_schema": valid.count(False) if valid else None,
+            "schema_valid": figures.share_by_row(valid) if valid else None,
+            "schema_checked": len(valid),
+            "wrong_schema": sum(not keeps_it for _, keeps_it in valid) if valid else None,
             "not_taken": figures.share(not_taken),
             "not_taken_because": reasons[:_SHOWN_REASONS],
             "right": figures.share(right),
@@ -246,7 +247,7 @@ def _verdict(found: Mapping[str, Any]) -> tuple[tuple[str, ...], Verdict]:
     against, grown = found["against_merged"], found["growth"]
     failed = []
     if found["wrong_schema"]:
-        failed.append(f"{found['wrong_schema']:,} of {found['answers']:,} answers break the schema")
+        failed.append(f"{found['wrong_schema']:,} of {found['schema_checked']:,} answers break the schema")
     if found["changed_answers"]:
         failed.append(f"{found['changed_answers']:,} answers differ from the same row's first one")
     refused = found["refused_right"]

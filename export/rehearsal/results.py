@@ -82,7 +82,8 @@ class Rehearsal(Frozen):
     answers: int = 0
     first_token_seconds: Mean | None = None
     tokens_per_second: Mean | None = None
-    schema_valid: Share | None = None
+    schema_valid: Share | None = Field(default=None, description="Rows of which every answer kept the schema.")
+    schema_checked: int = Field(default=0, description="Answers that were held to the schema: those with a text.")
     wrong_schema: int | None = None
     not_taken: Share | None = None
     not_taken_because: tuple[str, ...] = ()

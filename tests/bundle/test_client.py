@@ -53,10 +53,9 @@ def talk(tmp_path):
     prompt = {"prefix_ids": [1], "before_command": "", "behind_command": "", "opening": ""}
     settings = {"context_tokens": 100, "max_new_tokens": 40, "prompt": prompt}
 
-    def start(model, *, grammar):
+    def start(model):
         rules = {"schema.json": json.dumps(schema), "known_values.json": known_values(rows, ()).model_dump_json()}
-        if grammar:
-            rules["grammar.gbnf"] = "root ::= [a]"
+        rules["grammar.gbnf"] = "root ::= [a]"
         for name, text in rules.items():
             (tmp_path / name).write_text(text)
         held = {**settings, "rules": {name: sha256_of_file(tmp_path / name) for name in rules}}
@@ -85,32 +84,29 @@ def talk(tmp_path):
 )
 def test_an_answer_that_may_not_pass_is_rejected_and_not_asked_again(talk, said, reason):
     model = _Scripted(said)
-    answer = talk(model, grammar=True).answer("mop the HALL")
+    answer = talk(model).answer("mop the HALL")
     assert answer["action"] is None
     assert reason in answer["reason"]
     assert model.asked == [40]
 
 
 def test_an_answer_that_may_pass_is_taken(talk):
-    answer = talk(_Scripted('{"task":"mop","area":"Hall"}'), grammar=True).answer("mop the hall")
+    answer = talk(_Scripted('{"task":"mop","area":"Hall"}')).answer("mop the hall")
     assert answer["action"] == {"task": "mop", "area": "Hall"}
     assert answer["reason"] is None
 
 
-def test_without_a_grammar_json_is_read_out_of_a_fence(talk):
-    fenced = '```json\n{"task":"mop"}\n```'
-    assert talk(_Scripted(fenced), grammar=False).answer("mop")["action"] == {"task": "mop"}
-    words = f"Sure:\n{fenced}"
-    assert talk(_Scripted(words), grammar=False).answer("mop")["action"] is None
+def test_an_answer_in_a_fence_is_no_action(talk):
+    assert talk(_Scripted('```json\n{"task":"mop"}\n```')).answer("mop")["action"] is None
 
 
 def test_an_answer_that_was_cut_goes_on_once_to_twice_its_length(talk):
     long = '{"task":"mop","area":"' + "room " * 6 + '7"}'
     model = _Scripted(long, long, stops=False)
-    assert talk(model, grammar=True).answer("room " * 6 + "7")["action"]["area"] == "room " * 6 + "7"
+    assert talk(model).answer("room " * 6 + "7")["action"]["area"] == "room " * 6 + "7"
     assert model.asked == [40, 68]  # and no further than the context
     endless = _Scripted("x" * 500, "x" * 500, stops=False)
-    answer = talk(endless, grammar=True).answer("mop")
+    answer = talk(endless).answer("mop")
     assert answer["action"] is None
     assert "was cut at" in answer["reason"]
     assert len(endless.asked) == 2
@@ -118,8 +114,8 @@ def test_an_answer_that_was_cut_goes_on_once_to_twice_its_length(talk):
 
 def test_a_command_that_cannot_be_asked_is_not(talk):
     model = _Scripted()
-    assert talk(model, grammar=True).answer("   ")["reason"] == "the command is empty"
-    assert "too long" in talk(model, grammar=True).answer("x" * 80)["reason"]
+    assert talk(model).answer("   ")["reason"] == "the command is empty"
+    assert "too long" in talk(model).answer("x" * 80)["reason"]
     assert model.asked == []
 
 
@@ -129,11 +125,11 @@ def test_nothing_that_comes_in_or_goes_wrong_ends_the_client(talk):
             raise self.texts.pop(0)
 
     for command in (5, None, ["mop"]):
-        assert talk(_Scripted(), grammar=True).answer(command)["reason"] == "the command is no text"
-    assert talk(_Scripted(), grammar=True).answer("mop \udcff")["reason"] == "the command is no text in UTF-8"
+        assert talk(_Scripted()).answer(command)["reason"] == "the command is no text"
+    assert talk(_Scripted()).answer("mop \udcff")["reason"] == "the command is no text in UTF-8"
     errors = (RuntimeError("broke off"), http.client.BadStatusLine("x"), KeyError("tokens"), TimeoutError())
     for error in (*errors, MemoryError(), TypeError("not a number")):
-        answer = talk(_Broken(error), grammar=True).answer("mop")
+        answer = talk(_Broken(error)).answer("mop")
         assert answer["action"] is None
         assert answer["reason"].startswith("the model gave no answer: ")
     assert [*client._commands(iter(['"mop"\n', "{\n", "null\n"]), "json")] == ["mop", None, None]
@@ -175,6 +171,33 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
         ("go to room-5, then 6-7", 5, True),
         ("mop", "", False),
         ("mop", " ", False),
+        # what makes another number of the same digits
+        *(
+            ("drive .5 m", 5, False),
+            ("drive .5 m", 0.5, True),
+            ("drive -.5 m", 0.5, False),
+            ("drive -.5 m", -0.5, True),
+        ),
+        *((f"turn {sign}90", 90, False) for sign in ("－", "–", "−", "minus ", "negative ")),
+        *((f"turn {sign}90", -90, True) for sign in ("－", "–", "−", "minus ", "negative ")),
+        *(("负90度", 90, False), ("负90度", -90, True), ("零下5度", 5, False), ("零下5度", -5, True)),
+        *(("转-90度", 90, False), ("转-90度", -90, True), ("drive to 3-5", -5, False), ("drive to 3-5", 5, False)),
+        *(("前进3万步", 3, False), ("前进3步", 3, True), ("十五分钟", "五", False), ("十五分钟", "十五", True)),
+        *(
+            ("星期五", "五", True),
+            ("三点五", "五", False),
+            ("3点5米", 3, False),
+            ("3点出发", 3, True),
+            ("3千克", 3, True),
+        ),
+        *(
+            ("2．5米", 5, False),
+            ("2．5米", 2.5, True),
+            ("3×10^4 steps", 3, False),
+            ("1/2 m", 2, False),
+            ("5‰", 5, False),
+        ),
+        *(("去厨房，5分钟后", 5, True), ("先3，再5", 3, True), ("rooms 3, 5", 5, True), ("drive 2 m", 2.0, True)),
     ],
 )
 def test_a_value_is_in_a_command_by_whole_words(command, value, held):
@@ -197,10 +220,10 @@ def test_what_is_nested_deeper_than_anything_is_no_action():
     for levels, depth in (99, "taken"), (150, "nested more than 100 levels deep"), (100_000, "is not JSON"):
         text = '{"then":' * levels + "1" + "}" * levels
         if depth == "taken":
-            assert client.read_action(text, False)
+            assert client.read_action(text)
             continue
         with pytest.raises(client.RejectedError, match=depth):
-            client.read_action(text, False)
+            client.read_action(text)
 
 
 def test_a_format_that_jsonschema_knows_is_checked():

@@ -1,8 +1,11 @@
 """A rehearsal: the bundle's own client under a hard limit, what is counted, and what a bundle that breaks gives."""
 
+import contextlib
 import json
 import os
+import resource
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
@@ -12,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 
+from export.artifacts import sha256_of_file
 from export.bundle import Row
 from export.bundle.device import client
 from export.bundle.packing import write_sums
@@ -53,7 +57,8 @@ def test_a_bundle_is_rehearsed_from_its_archive_to_the_last_restart(bundle, tmp_
     assert found["limit"]["memory_bytes"] == 1000 * MEGABYTE
     assert 30 * MEGABYTE < found["peak_resident_bytes"] < found["peak_address_bytes"] <= 1000 * MEGABYTE
     assert found["answers"] >= found["rows"] == len(rows)
-    assert found["schema_valid"]["count"] == found["answers"]
+    assert found["schema_valid"]["count"] == found["schema_valid"]["n"] == found["rows"] < found["answers"]
+    assert found["schema_checked"] == found["answers"]
     assert (found["wrong_schema"], found["changed_answers"]) == (0, 0)
     assert found["state"] == "loaded"
     assert [(r["after"], r["state"], r["same_answer"]) for r in found["restarts"]] == [
@@ -203,13 +208,22 @@ def test_what_is_no_size(text):
 
 
 def test_a_start_that_is_killed_is_held_to_the_limit_too(tmp_path):
-    """By a stand-in for the command that gives the limit: it notes that it was what started the client."""
-    (tmp_path / "client.py").write_text("import time; time.sleep(60)")
+    """By a stand-in for the command that gives the limit, which notes that it started the client; and by a real one."""
+    (tmp_path / "client.py").write_text(
+        "import resource, time\n"
+        "open('limit', 'w').write(str(resource.getrlimit(resource.RLIMIT_AS)[0]))\n"
+        "time.sleep(60)"
+    )
     starter = tmp_path / "limited"
     starter.write_text(f'#!/bin/sh\ntouch {tmp_path}/started\nexec "$@"\n')
     starter.chmod(0o755)
-    kill_while_starting(tmp_path, sys.executable, 1.0, starts_with=(str(starter),), before_start=lambda: None)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
+
+    kill_while_starting(tmp_path, sys.executable, 2.0, starts_with=(str(starter),), before_start=limit)
     assert (tmp_path / "started").is_file()
+    assert (tmp_path / "limit").read_text() == str(10**9)
 
 
 def test_a_client_that_dies_is_an_error_with_what_it_said(tmp_path):
@@ -225,6 +239,13 @@ def test_a_client_that_dies_is_an_error_with_what_it_said(tmp_path):
 
 
 # ---- figures
+
+
+def test_a_row_that_is_asked_again_says_nothing_new():
+    asked = [(row, True) for row in range(20) for _ in range(50)]
+    once = figures.share([True] * 20)
+    assert figures.share_by_row(asked) == once
+    assert figures.share_by_row([*asked, (3, False)]) == figures.share([True] * 19 + [False])
 
 
 def test_growth_of_memory_is_the_slope_of_a_line():
@@ -319,23 +340,93 @@ class _Server(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+class _Babbling(socketserver.StreamRequestHandler):
+    """Answers, but not in HTTP."""
+
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"SSH-2.0-something\r\n")
+
+
+class _Elsewhere(_Server):
+    """A web server that knows nothing of what is asked, and answers with a page."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"<html")
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "said"),
+    [(_Babbling, 2, "no llama-server answers at"), (_Elsewhere, 1, "the model gave no answer")],
+)
+def test_another_server_is_told_and_gives_no_action(bundle, monkeypatch, capsys, handler, status, said):
+    monkeypatch.setattr(client, "_SECONDS_TO_LOAD", 0)
+    monkeypatch.setattr(client, "HERE", bundle)
+    with socketserver.TCPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert client.main(["--server", f"http://127.0.0.1:{server.server_address[1]}", "mop"]) == status
+        finally:
+            server.shutdown()
+            thread.join()
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+
+
+def test_a_state_of_another_model_is_not_loaded(bundle, tmp_path, monkeypatch, capsys):
+    """Neither by this process nor by a server: its memory of the prompt is another one's."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    settings = json.loads((copy / "bundle.json").read_text("utf-8"))
+    assert settings["model_sha256"] == sha256_of_file(copy / settings["model"])
+    with RunningClient(copy) as running:
+        assert running.ready["state"] == "loaded"
+    (copy / "bundle.json").write_text(json.dumps({**settings, "model_sha256": "0" * 64}), encoding="utf-8")
+    monkeypatch.setattr(client, "HERE", copy)
+    _Server.asked.clear()
+    with _serving() as url:
+        assert client.main(["--server", url, "mop"]) in (0, 1)
+    assert "/slots/0?action=restore" not in [path for path, _ in _Server.asked]
+    for state in ("rebuilt", "loaded"):
+        with RunningClient(copy) as running:
+            assert running.ready["state"] == state
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"prompt": {}, "rules": []}', '{"prompt": {}, "rules": {}}'])
+def test_settings_that_are_none_end_the_client_with_a_sentence(bundle, tmp_path, monkeypatch, capsys, content):
+    (tmp_path / "bundle.json").write_text(content, encoding="utf-8")
+    monkeypatch.setattr(client, "HERE", tmp_path)
+    assert client.main(["mop"]) == 2
+    assert "copy the bundle anew" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def _serving():
+    server = HTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def test_a_server_is_asked_for_its_state_and_then_with_the_grammar(monkeypatch):
     # a proxy that the environment names is not asked for a server of this machine
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     _Server.asked.clear()
     _Server.loading[:] = [503]
-    server = HTTPServer(("127.0.0.1", 0), _Server)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        model = client.ServerModel(f"http://127.0.0.1:{server.server_port}/", b'root ::= "{}"')
+    with _serving() as url:
+        model = client.ServerModel(f"{url}/", b'root ::= "{}"')
         assert model.state == "loaded"
         assert model.tokenize("ab", False) == [97, 98]
         answer = model.generate([1, 2], 9)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     assert answer == client.Generation("{}", 2, True, 2, 0.02, 0.5)
     (loading, loaded, restore, tokenize, completion) = _Server.asked
     assert loading == loaded == ("/health", None)

@@ -14,6 +14,7 @@ def _found(**changed):
     return {
         "answers": _ROWS,
         "wrong_schema": 0,
+        "schema_checked": 200,
         "changed_answers": 0,
         "not_taken": share([False] * _ROWS),
         "refused_right": share([False] * _ROWS),

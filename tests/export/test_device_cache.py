@@ -5,8 +5,10 @@ import re
 import pytest
 
 from export.converter import convert
+from export.device import skeleton
 from export.device.cache import CacheShape, cache_shape
 from export.device.profile import CACHE_TYPES
+from export.device.skeleton import Shape
 from export.engines.llama_library import captured_log, model_parameters
 from export.readers.gguf import read_gguf
 from tests.export.tiny_models import ARCHITECTURES, build
@@ -81,9 +83,40 @@ def test_llama_cpp_allocates_what_was_told(architecture, cache_type, tmp_path):
         assert told == pytest.approx(sum(map(float, sizes)) * 2**20, abs=len(sizes) * 0.006 * 2**20)
 
 
+def test_llama_cpp_allocates_a_window_where_it_is_asked_for_no_more(tmp_path):
+    import llama_cpp
+
+    _write_windowed(tmp_path / "windowed.gguf")
+    shape = cache_shape(read_gguf(tmp_path / "windowed.gguf").metadata)
+    assert shape.window_values_per_token == 5 * shape.values_per_token  # all layers but the sixth
+    said = _said_of_a_context(llama_cpp, tmp_path / "windowed.gguf", 8192, "f16")
+    sizes = re.findall(r"KV buffer size = +([\d.]+) MiB", said)
+    assert len(sizes) == 2
+    assert shape.cache_bytes(8192, "f16") == pytest.approx(sum(map(float, sizes)) * 2**20, abs=0.012 * 2**20)
+
+
+def _write_windowed(path):
+    """Six layers of Gemma 3's kind, five of which look back on 512 tokens."""
+    settings = {"context_length": 32768, "block_count": 6, "embedding_length": 256, "feed_forward_length": 512}
+    settings |= {"attention.head_count": 4, "attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-6}
+    settings |= {"attention.key_length": 64, "attention.value_length": 64, "vocab_size": 512}
+    settings |= {"attention.sliding_window": 512, "attention.sliding_window_pattern": 6}
+    matrices = {"attn_q": (256, 256), "attn_k": (128, 256), "attn_v": (128, 256), "attn_output": (256, 256)}
+    matrices |= {"ffn_gate": (512, 256), "ffn_up": (512, 256), "ffn_down": (256, 512)}
+    norms = {"attn_norm": 256, "ffn_norm": 256, "post_attention_norm": 256, "post_ffw_norm": 256}
+    norms |= {"attn_q_norm": 64, "attn_k_norm": 64}
+    tensors = [Shape("token_embd.weight", "f16", (512, 256)), Shape("output_norm.weight", "f32", (256,))]
+    for layer in range(6):
+        tensors += [Shape(f"blk.{layer}.{name}.weight", "f16", size) for name, size in matrices.items()]
+        tensors += [Shape(f"blk.{layer}.{name}.weight", "f32", (size,)) for name, size in norms.items()]
+    metadata = {f"gemma3.{key}": value for key, value in settings.items()} | {"tokenizer.ggml.model": "no_vocab"}
+    skeleton.write(path, "gemma3", metadata, tensors)
+
+
 def _said_of_a_context(llama_cpp, path, context_tokens, cache_type):
     parameters = llama_cpp.llama_context_default_params()
     parameters.n_ctx = context_tokens
+    parameters.swa_full = False
     parameters.type_k = parameters.type_v = getattr(llama_cpp, f"GGML_TYPE_{cache_type.upper()}")
     with captured_log() as log:
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_parameters())

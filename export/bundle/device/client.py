@@ -9,8 +9,8 @@
 What comes out is a JSON object: `action`, or null and the `reason` why there is none. An action is given only if the
 answer is JSON, keeps schema.json, and says nothing that known_values.json does not know of its fields. Nothing is ever
 drawn by chance: the most probable token that the grammar allows is taken. So asking again would give the same answer,
-and there is one retry only: an answer that was cut by its length goes on to twice the length. Without a grammar, JSON
-in a Markdown fence is read out of it. All else is rejected, and what to do then is the caller's.
+and there is one retry only: an answer that was cut by its length goes on to twice the length. All else is rejected, and
+what to do then is the caller's. Without a schema the action is the answer's text, and nothing is checked.
 
 Needs Python 3.10 or newer, jsonschema, and llama-cpp-python unless --server is given.
 """
@@ -40,7 +40,7 @@ SETTINGS, SCHEMA, GRAMMAR, KNOWN, SUMS = (
     "SHA256SUMS",
 )
 STATE = "prefix.state"
-_FENCED = re.compile(r"```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL)
+# What a server may take for an answer, unless --seconds says otherwise.
 _SECONDS_TO_WAIT = 600.0
 _SECONDS_TO_LOAD = 120.0
 # Values that are nested deeper are no action, and would take more of Python's stack than there is.
@@ -87,17 +87,10 @@ def prompt_ids(prompt: Mapping[str, Any], command: str, tokenize: Callable[[str,
     return [*prompt["prefix_ids"], *spoken, *tokenize(prompt["opening"], True)]
 
 
-def read_action(text: str, fenced_too: bool) -> Any:
+def read_action(text: str) -> Any:
     """An answer's JSON value. Raises RejectedError where it is none, or says a key twice: which one counts is open."""
-    stripped = text.strip()
-    fenced = _FENCED.fullmatch(stripped) if fenced_too else None
     try:
-        action = json.loads(
-            fenced["inside"] if fenced else stripped,
-            object_pairs_hook=_once,
-            parse_constant=_no_number,
-            parse_float=_finite,
-        )
+        action = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
         json.dumps(action, ensure_ascii=False).encode()  # half of a character, written as an escape, is no text
         _refuse_depth(action)
     except (ValueError, RecursionError) as error:
@@ -157,33 +150,66 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def spoken(text: str) -> str:
-    """A text as it is compared: composed, and without case."""
-    return unicodedata.normalize("NFC", text).casefold()
+    """A text as it is compared: composed, in half-width characters, and without case."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def says(command: str, value: Any) -> bool:
     """Whether a command, as `spoken`, holds a value: whole words of it, in a script that parts its words.
 
-    A number is whole with its sign and its decimals: neither 90 nor 5 is in "turn -90, drive 2.5".
+    A number is whole, with its sign and its decimals: neither 90 nor 5 is in "turn -90, drive 2.5", and neither 3 nor
+    五 in "3万" and "十五". What may be written in several ways (-90 as 负90, 0.5 as .5) is looked for in each.
     """
-    wanted = spoken(str(value)).strip()
+    return any(_holds(command, spelling) for spelling in _spellings(value))
+
+
+def _spellings(value: Any) -> Iterator[str]:
+    """The texts that say a value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        yield spoken(str(value)).strip()
+        return
+    size = str(abs(value))
+    sizes = {size, size.removesuffix(".0"), size[1:] if size.startswith("0.") else size}
+    for prefix in _MINUS if value < 0 else ("",):
+        yield from (prefix + one for one in sizes)
+
+
+def _holds(command: str, wanted: str) -> bool:
     place = command.find(wanted) if wanted else -1
     while place >= 0:
-        end = place + len(wanted)
-        parted = not _joined(command[place - 1 : place], wanted[0]) and not _joined(wanted[-1], command[end : end + 1])
-        if (
-            parted
-            and not _NUMBER_BEFORE.search(command[:place] + wanted[0])
-            and not (_NUMBER_BEHIND.match(wanted[-1] + command[end:]))
-        ):
+        before, behind = command[:place], command[place + len(wanted) :]
+        if not _continues(before, wanted, behind):
             return True
         place = command.find(wanted, place + 1)
     return False
 
 
-# A digit with a sign, or with decimals or thousands, before it; and one that they go on behind.
-_NUMBER_BEFORE = re.compile(r"(?:(?:^|[^\w)])[-−]|\d[.,])\d\Z")
-_NUMBER_BEHIND = re.compile(r"\d[.,]\d")
+def _continues(before: str, wanted: str, behind: str) -> bool:
+    """Whether what stands around a text makes another word or number of it."""
+    if _joined(before[-1:], wanted[0]) or _joined(wanted[-1], behind[:1]):
+        return True
+    if _DIGITS.match(wanted) and _NUMBER_BEFORE.search(before):
+        return True
+    if wanted[0] in _DASHES and _TERM_BEFORE.search(before):
+        return True
+    return wanted[-1] in _NUMERALS and _NUMBER_BEHIND.match(behind) is not None
+
+
+_HAN_NUMERALS = "零〇一二两三四五六七八九十百千万亿"
+_NUMERALS = "0123456789" + _HAN_NUMERALS
+_DASHES = "-−–—"
+_MINUS = (*_DASHES, "负", "零下", "minus ", "negative ", "minus", "负 ", "零下 ")
+_DIGITS = re.compile(rf"[.{_NUMERALS}]")
+# What makes another number of the digits behind it: a sign, decimals, a numeral, a fraction, a power, a range.
+_NUMBER_BEFORE = re.compile(
+    rf"(?:(?<![A-Za-z)])[{_DASHES}]|[{_NUMERALS}]|\d[.,]|(?:\A|[\s(])\.|\d\s?[/⁄:~×*^]\s?|[点之]|(?:负|零下|\bminus|\bnegative)\s?)\Z"
+)
+# The same behind a number; 千克 is a unit.
+_NUMBER_BEHIND = re.compile(
+    rf"‰|[.,]\d|\s?[{_DASHES}/⁄~×*^]\s?[\d(]|千(?![克米瓦卡赫帕])|[{_NUMERALS.replace('千', '')}]|点[{_NUMERALS}]|分之"
+)
+# Behind one of these a dash takes away, or makes a range.
+_TERM_BEFORE = re.compile(rf"(?:[A-Za-z)\]]|[{_NUMERALS}]\s?)\Z")
 
 
 def _joined(left: str, right: str) -> bool:
@@ -269,7 +295,7 @@ class Client:
         try:
             if not generation.stopped:
                 raise RejectedError(f"the answer was cut at {generation.tokens} tokens")
-            action = read_action(generation.text, fenced_too=rules.grammar is None)
+            action = read_action(generation.text)
             problem = schema_problem(rules.schema, action)
             if problem is not None:
                 raise RejectedError(f"the answer breaks the schema: {problem}")
@@ -285,7 +311,8 @@ class Client:
 class LocalModel:
     """The bundle's file in this process, by llama.cpp's C interface; the prompt's beginning comes from its state file.
 
-    `state` says where that came from: loaded, or rebuilt because the file was missing, damaged or of another version.
+    `state` says where that came from: loaded, or rebuilt because the file was missing, damaged, or of another version
+    or model.
     """
 
     def __init__(
@@ -311,6 +338,7 @@ class LocalModel:
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         self._grammar, self._within, self._greedy = self._samplers(grammar)
         self._memory = llama_cpp.llama_get_memory(self._context)
+        self._folder, self._settings = folder, settings
         self._state_path = folder / STATE
         self.state = self._begin()
 
@@ -352,6 +380,7 @@ class LocalModel:
         wanted.n_ctx = settings["context_tokens"]
         wanted.n_batch = wanted.n_ubatch = self._batch_tokens
         wanted.n_threads = wanted.n_threads_batch = threads
+        wanted.swa_full = False  # a layer with a window keeps its window, and not the whole context
         wanted.type_k = wanted.type_v = getattr(self._library, f"GGML_TYPE_{settings['cache_type'].upper()}")
         context = self._library.llama_init_from_model(self._model, wanted)
         if not context:
@@ -418,10 +447,7 @@ class LocalModel:
     def _load_state(self) -> bool:
         import ctypes
 
-        record = self._state_path.with_name(f"{STATE}.sha256")
-        if not self._state_path.is_file() or not record.is_file():
-            return False
-        if record.read_bytes().split() != [_sha256(self._state_path).encode(), STATE.encode()]:
+        if not has_state_of(self._settings, self._folder):
             return False
         room = (ctypes.c_int32 * (len(self._prefix) + 1))()
         count = ctypes.c_size_t(0)
@@ -441,7 +467,7 @@ class LocalModel:
         try:
             if not self._library.llama_state_seq_save_file(self._context, str(partial).encode(), 0, ids, len(ids)):
                 raise OSError("llama.cpp could not write it")
-            record.write_text(f"{_sha256(partial)}  {STATE}\n")
+            record.write_text(_state_record(self._settings, partial))
             partial.replace(self._state_path)
             record.replace(self._state_path.with_name(f"{STATE}.sha256"))
         except OSError as error:
@@ -468,7 +494,10 @@ class LocalModel:
 class ServerModel:
     """The same through llama-server: its /tokenize, /completion and /slots, as serve.sh starts it."""
 
-    def __init__(self, url: str, grammar: bytes | None) -> None:
+    def __init__(
+        self, url: str, grammar: bytes | None, *, seconds: float = _SECONDS_TO_WAIT, has_state: bool = True
+    ) -> None:
+        self._seconds = seconds
         if not url.startswith(("http://", "https://")):
             raise RuntimeError(f"--server {url}: expected an address that begins with http://")
         self._url = url.rstrip("/")
@@ -476,11 +505,14 @@ class ServerModel:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         self._wait_until_loaded()
         self._grammar = None if grammar is None else grammar.decode()
+        if not has_state:  # the server reads the prefix itself then
+            self.state = f"not loaded: {STATE} is missing, damaged or of another model"
+            return
         try:
             self._post("/slots/0?action=restore", {"filename": STATE})
             self.state = "loaded"
-        except OSError as error:  # the server reads the prefix itself then
-            self.state = f"not loaded: {error}"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.state = f"not loaded: {_words(error)}"
 
     def tokenize(self, text: str, special: bool) -> list[int]:
         """See `Model`."""
@@ -510,15 +542,15 @@ class ServerModel:
                     return
             except (ValueError, http.client.InvalidURL) as error:
                 raise RuntimeError(f"--server {self._url} is no address: {error}") from None
-            except OSError as error:  # not there yet, or still loading (503)
+            except (OSError, http.client.HTTPException) as error:  # not there yet, still loading (503), or another
                 if time.monotonic() > until:
-                    raise RuntimeError(f"no llama-server answers at {self._url}: {error}") from None
+                    raise RuntimeError(f"no llama-server answers at {self._url}: {_words(error)}") from None
             time.sleep(0.5)
 
     def _post(self, path: str, content: Mapping[str, Any]) -> Any:
         data, headers = json.dumps(content).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(self._url + path, data, headers)
-        with self._open(request, timeout=_SECONDS_TO_WAIT) as response:
+        with self._open(request, timeout=self._seconds) as response:
             return json.load(response)
 
 
@@ -544,6 +576,27 @@ def _sha256(path: Path) -> str:
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What bundle.json holds. Raises RuntimeError where that is no bundle's settings."""
+    found = _read(folder / SETTINGS)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in ("prompt", "rules")):
+        raise RuntimeError(f"{folder / SETTINGS} holds no bundle's settings: copy the bundle anew")
+    return found
+
+
+def has_state_of(settings: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the state file is whole and, by its record, of the model that the settings name."""
+    state, record = folder / STATE, folder / f"{STATE}.sha256"
+    if not state.is_file() or not record.is_file():
+        return False
+    return record.read_text(errors="replace") == _state_record(settings, state)
+
+
+def _state_record(settings: Mapping[str, Any], state: Path) -> str:
+    """The state file's hash, and that of the model which it holds the memory of; `sha256sum --check` reads it."""
+    return f"{_sha256(state)}  {STATE}\n{settings['model_sha256']}  {settings['model']}\n"
 
 
 def _versions() -> dict[str, str]:
@@ -586,6 +639,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--lines", nargs="?", const="text", choices=["text", "json"], help="read commands, one a line, as text or JSON"
     )
     parser.add_argument("--server", metavar="URL", help="ask a llama-server, such as http://127.0.0.1:8080")
+    parser.add_argument(
+        "--seconds", type=float, default=_SECONDS_TO_WAIT, help="wait so long for a server's answer (default: 600)"
+    )
     parser.add_argument("--threads", type=int, help="processor threads (default: all that this process may use)")
     parser.add_argument("--verify", action="store_true", help="compare the files with SHA256SUMS, and do nothing else")
     parsed = parser.parse_args(arguments)
@@ -600,15 +656,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdin else "strict")
     started = time.perf_counter()
     try:
-        settings = _read(HERE / SETTINGS)
+        settings = _settings(HERE)
         rules = Rules(HERE, settings)  # before a model is loaded that nothing could hold to them
         model: Model
         if parsed.server:
-            model = ServerModel(parsed.server, rules.grammar)
+            model = ServerModel(
+                parsed.server, rules.grammar, seconds=parsed.seconds, has_state=has_state_of(settings, HERE)
+            )
         else:
             model = LocalModel(HERE, settings, rules.grammar, parsed.threads)
         client = Client(settings, rules, model)
-    except (RuntimeError, OSError, ImportError, MemoryError, KeyError, ValueError) as error:
+    except KeyError as error:
+        print(f"client.py: {HERE / SETTINGS} says nothing of {error}: copy the bundle anew", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError, ImportError, MemoryError, ValueError) as error:
         print(f"client.py: {_words(error)}", file=sys.stderr)
         return 2
     if parsed.lines:
