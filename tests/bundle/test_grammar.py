@@ -1,7 +1,9 @@
 """The grammar of a bundle, as llama.cpp itself walks it: every right answer passes, planted wrong ones do not."""
 
 import json
+import re
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -103,7 +105,7 @@ SCHEMAS = [
     {"type": "string", "pattern": "^[ab]+$", "maxLength": 3},
     {"type": "string", "minLength": 1, "maxLength": 3},
     {"minLength": 1, "type": ["string", "null"]},
-    {"type": "string", "format": "date", "maxLength": 10},
+    {"type": "string", "format": "time", "maxLength": 10},
     {"type": "string", "format": "email"},
     {"type": ["object", "null"], "properties": {"a": WHOLE}, "required": ["a"]},
     {"type": "object", "required": ["a"]},
@@ -132,18 +134,188 @@ def test_a_keyword_is_told_where_the_grammar_is_the_same_without_it(schema):
         assert (f"#/{keyword}" in found.not_enforced) == (without == found.text), keyword
 
 
+@pytest.fixture(scope="module")
+def passes(vocabulary):
+    """Whether llama.cpp lets the model write a value, as JSON without white space, and stop behind it."""
+    end = vocabulary.tokenize("<|im_end|>")
+
+    def asked(grammar, value):
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        walk = GrammarWalk(vocabulary, grammar.text)
+        try:
+            return walk.first_rejected([*vocabulary.tokenize(text, parse_special=False), *end]) is None
+        finally:
+            walk.close()
+
+    return asked
+
+
+PATTERNS = [
+    *(r"^[0-9]+\.[0-9]+$", r"^a\.b$", r"^a\/b$", r"^\d{2}:\d{2}$", r"^room \w+$", "^(x(a|b))$", "^(?:left|right)?$"),
+    *('^[^"0-9]+$', '^["a]+$', '^a"b$', "^.+$", "^[ -~]*$", r"^[^\n]*$", r"^\\$", "^[一-龥]{1,3}$", r"^\u4e00.*$"),
+    *(r"^[\w.-]+@[\w-]+\.com$", r"^\S+$", r"^\D+$", "^a+?b$", r"^[\]\[]$", r"^[^\]]$", r"^\$\{x\}$", r"^a\tb$"),
+    *(r"^-?[0-9]{1,3}(,[0-9]{3})*$", "^[a|b]$", r"^[\t ]$", r"^(a|)b$", r"^a{2,}\s?b*$", r"^[\d-]+$", r"^[^\W_]+$"),
+]
+TEXTS = [
+    *("1.5", "1x5", "a.b", "axb", "a/b", 'a"b', '"', "a", "12:30", "room 5", "room ", "xa", "xab", "left", "", "a\nb"),
+    *(
+        "\\",
+        "一二三",
+        "一二三四",
+        "]",
+        "[",
+        "${x}",
+        "1,000",
+        "-12",
+        "a\tb",
+        "\t",
+        " ",
+        "é",
+        "aab",
+        "b",
+        "a b",
+        "aa bb",
+        "|",
+    ),
+    *("ab-c.d@e.com", '"a"', "no 5", "_a", "1-2", "a_b"),
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_lets_the_texts_pass_that_pythons_does(passes, pattern):
+    grammar = grammar_of({"type": "string", "pattern": pattern}, ())
+    found = [text for text in TEXTS if passes(grammar, text)]
+    assert found == [text for text in TEXTS if re.fullmatch(pattern[1:-1], text, re.ASCII)]
+    assert grammar.not_enforced == ()
+
+
 @pytest.mark.parametrize(
     ("pattern", "named"),
-    [(r"^\d{2}:\d{2}$", "\\d"), (r"^room \w+$", "\\w"), ("^left|right$", "^left|"), ("^[a|b]$", None)],
+    [
+        *(("^left|right$", "'|right', outside"), ("^(x(a|b))|c$", "'|c', outside"), ("left$", "no ^ at its beginning")),
+        *(
+            (r"^\bleft$", r"\\b"),
+            (r"^(a)\1$", r"\\1"),
+            ("^(?=a)a$", "(?=a"),
+            ("^a^b$", "'^' within"),
+            ("^+$", "nothing to"),
+        ),
+        *(
+            ("^[a$", "without its ']'"),
+            ("^(a$", "without its ')'"),
+            ("^[z-a]$", "no such ends"),
+            (r"^\x01$", "no JSON text"),
+        ),
+    ],
 )
 def test_a_pattern_that_grammars_do_not_have_is_refused_by_its_place(pattern, named):
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
-    if named is None:
+    with pytest.raises(ExportError, match=r"#/properties/a/pattern .* holds what grammars have not") as refused:
         grammar_of(schema, ())
-        return
-    with pytest.raises(ExportError, match=r"#/properties/a/pattern .* which grammars have not") as refused:
+    assert named in str(refused.value)
+
+
+DAY = {"type": "string", "enum": ["mon", "tue"]}
+VALUES = [
+    *(
+        {},
+        {"a": 1},
+        {"a": "x"},
+        {"a": [1]},
+        {"b": 1},
+        {"a": 1, "b": 2},
+        {"a": 1, "b": "mon"},
+        {"a": {"b": 1}},
+        {"a": None},
+    ),
+    *(
+        [],
+        [1],
+        [1, "x"],
+        ["x", 1],
+        ["x"],
+        [1, 2, 3, 4],
+        [[1]],
+        1,
+        "x",
+        "mon",
+        None,
+        True,
+        1.5,
+        {"day": "mon", "next": "x"},
+    ),
+    *({"day": "mon", "next": "tue"}, {"a": "2021-02-30"}, {"a": 5, "c": 1}, {"a": 1, "then": {"a": 2}}, {"then": {}}),
+]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        True,
+        {},
+        {"description": "anything"},
+        {"type": "object", "properties": {"a": True, "b": {}}},
+        {"type": "array", "items": True},
+        {"anyOf": [WHOLE, True]},
+        {"type": "object", "properties": {"a": WHOLE}, "required": ["a"], "additionalProperties": {}},
+        {"type": "object", "properties": {"a": WHOLE}, "required": ["a"], "additionalProperties": DAY},
+        {"type": "object", "additionalProperties": True},
+        {"type": "object", "additionalProperties": {}},
+        {"type": "array", "items": [TEXT, WHOLE], "minItems": 2},
+        {"type": "array", "items": [TEXT, {"type": "integer", "minimum": 3}]},
+        {"type": "object", "allOf": [{"anyOf": [{"properties": {"a": WHOLE}, "required": ["a"]}]}]},
+        {"type": "object", "properties": {"a": {"type": "string", "format": "date"}}},
+        # a property's rule is not that of a definition of its name
+        {
+            "type": "object",
+            "properties": {"day": DAY, "next": {"$ref": "#/$defs/day"}},
+            "required": ["day", "next"],
+            "$defs": {"day": {"enum": ["x"]}},
+        },
+        {"type": "object", "properties": {"a": WHOLE, "then": {"$ref": "#"}}, "additionalProperties": False},
+        {"type": "object", "properties": {"a": WHOLE, "then": {"$ref": "#/properties/a"}}, "required": ["a"]},
+    ],
+    ids=str,
+)
+def test_a_grammar_lets_pass_what_the_schema_does_or_tells_where_it_does_not(passes, schema):
+    """Against jsonschema. Objects are closed in a grammar where the schema names keys, unless it asks for others."""
+    grammar = grammar_of(schema, ())
+    valid = jsonschema.Draft7Validator if isinstance(schema, dict) and isinstance(schema.get("items"), list) else None
+    checker = (valid or jsonschema.Draft202012Validator)(schema, format_checker=jsonschema.FormatChecker())
+    for value in VALUES:
+        named = schema.get("properties", {"a"} if "allOf" in schema else {}) if isinstance(schema, dict) else {}
+        closed = bool(named) and not (
+            set(named) <= set(schema.get("required", ())) and "additionalProperties" in schema
+        )
+        strange = closed and isinstance(value, dict) and not value.keys() <= set(named)
+        if passes(grammar, value):
+            assert checker.is_valid(value) or grammar.not_enforced, value
+        else:
+            assert strange or not checker.is_valid(value) or _is_tuple_of_its_length(schema, value), value
+
+
+def _is_tuple_of_its_length(schema, value):
+    """The converter takes a list of schemas for a list of that length."""
+    return isinstance(schema.get("items"), list) and len(value) != len(schema["items"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"properties": {"a": False}}, "#/properties/a is false"),
+        ({"properties": {"a": 5}}, "#/properties/a is 5"),
+        ({"properties": {"a": WHOLE}, "additionalProperties": TEXT}, "#/additionalProperties stands beside keys"),
+        ({"properties": {"a": {"enum": ["x", 'a "b"']}}}, "#/properties/a/enum holds"),
+        ({"const": {"a\\b": 1}}, "#/const holds"),
+        ({"properties": {'a"b': TEXT}}, "#/properties holds"),
+        ({"properties": {"a": {"$ref": "https://example.org/a"}}}, "#/properties/a/$ref is 'https"),
+        ({"$ref": "#/$defs/missing"}, "#/$ref is '#/$defs/missing'"),
+    ],
+)
+def test_what_would_make_a_wrong_grammar_is_refused_by_its_place(schema, place):
+    with pytest.raises(ExportError) as refused:
         grammar_of(schema, ())
-    assert repr(named) in str(refused.value)
+    assert place in str(refused.value)
 
 
 def test_a_pattern_that_the_converter_does_not_read_is_told_and_not_refused():
@@ -151,11 +323,9 @@ def test_a_pattern_that_the_converter_does_not_read_is_told_and_not_refused():
     assert grammar_of(schema, ()).not_enforced == ("#/propertyNames",)
 
 
-def test_what_a_grammar_lets_through_beside_is_told():
-    schema = {"oneOf": [TEXT, {"type": "string", "pattern": "^[^0-9]+$"}, {"type": "string", "pattern": "^a.c$"}]}
-    assert set(grammar_of(schema, ()).not_enforced) == {"#/oneOf", "#/oneOf/1/pattern", "#/oneOf/2/pattern"}
-    tight = {"type": "string", "pattern": '^[^"0-9]+$'}
-    assert grammar_of(tight, ()).not_enforced == ()
+def test_what_a_grammar_keeps_loosely_is_told():
+    schema = {"oneOf": [TEXT, {"type": "string", "format": "date"}, {"type": "string", "format": "time"}]}
+    assert set(grammar_of(schema, ()).not_enforced) == {"#/oneOf", "#/oneOf/1/format"}
 
 
 def test_what_is_required_but_no_property_is_told():
@@ -165,10 +335,12 @@ def test_what_is_required_but_no_property_is_told():
 
 def test_of_the_parts_of_an_all_of_only_properties_are_read():
     part = {"properties": {"a": {"type": "integer", "minimum": 3}}, "required": ["a"], "minProperties": 1}
-    either = {"anyOf": [{"properties": {"b": TEXT}}, {"not": {}}]}
+    either = {"anyOf": [{"properties": {"b": TEXT}}, {"not": {}}], "not": {}}
     assert set(grammar_of({"type": "object", "allOf": [part, either]}, ()).not_enforced) == {
         "#/allOf/0/properties/a/minimum",
         "#/allOf/0/minProperties",
+        "#/allOf/1/anyOf",
+        "#/allOf/1/not",
         "#/allOf/1/anyOf/1/not",
     }
 

@@ -1,0 +1,115 @@
+"""Which keywords of a JSON schema llama.cpp's converter reads, and what a grammar of it lets pass beside.
+
+The converter passes over keywords that it does not know without a word, and takes the first of several ways that is
+open: all that its `visit` does (llama_cpp.llama_grammar) is told here, and nothing is changed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+# Formats of text that the converter has rules for (llama_cpp.llama_grammar, STRING_FORMAT_RULES and uuid).
+_FORMATS = re.compile(r"date|time|date-time|uuid[1-5]?")
+# Keywords that are no rules, or hold what a $ref leads to.
+WITHOUT_RULE = frozenset({"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"})
+DEFINITIONS = frozenset({"$defs", "definitions"})
+# Under these the keys are names, and what they lead to is a schema.
+_NAMED = ("properties", "$defs", "definitions")
+_LISTED = ("anyOf", "oneOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties")
+
+
+def not_enforced(schema: Any, where: str) -> Iterator[str]:
+    """JSON Pointers of the keywords at and below `where` that the converter passes over, or keeps loosely."""
+    if not isinstance(schema, Mapping):
+        return
+    read = read_of(schema)
+    for keyword in schema:
+        if keyword not in read | WITHOUT_RULE | DEFINITIONS or _is_looser(keyword, schema[keyword]):
+            yield f"{where}/{keyword}"
+    within = {keyword: schema[keyword] for keyword in schema if keyword in read | DEFINITIONS}
+    for keyword in _NAMED:
+        for name, inner in within.get(keyword, {}).items():
+            yield from not_enforced(inner, f"{where}/{keyword}/{name}")
+    listed = (*_LISTED, "items") if isinstance(within.get("items"), list) else _LISTED
+    for keyword in listed:
+        for place, inner in enumerate(within.get(keyword, ())):
+            yield from not_enforced(inner, f"{where}/{keyword}/{place}")
+    for keyword in _SINGLE:
+        yield from not_enforced(within.get(keyword), f"{where}/{keyword}")
+    for place, inner in enumerate(within.get("allOf", ())):
+        yield from _not_enforced_part(inner, f"{where}/allOf/{place}")
+
+
+def _is_looser(keyword: str, value: Any) -> bool:
+    """Whether the grammar lets more pass than a keyword that the converter reads.
+
+    One of several is any of them, and a day is any number up to 31.
+    """
+    return keyword == "oneOf" or (keyword == "format" and value in ("date", "date-time"))
+
+
+def _not_enforced_part(part: Any, where: str) -> Iterator[str]:
+    """The same for a part of an allOf: of it, or of what it refers to, nothing is read but the properties.
+
+    Of an anyOf within it, each way's properties are let pass, and none of them is asked for.
+    """
+    if not isinstance(part, Mapping):
+        return
+    if "anyOf" in part:
+        yield from (f"{where}/{keyword}" for keyword in part if keyword not in WITHOUT_RULE)
+        for place, inner in enumerate(part["anyOf"]):
+            yield from _not_enforced_part(inner, f"{where}/anyOf/{place}")
+        return
+    for keyword in part:
+        if keyword not in {"$ref", "type", "properties"} | _enforced_required(part) | WITHOUT_RULE:
+            yield f"{where}/{keyword}"
+    for name, inner in part.get("properties", {}).items():
+        yield from not_enforced(inner, f"{where}/properties/{name}")
+
+
+def read_of(schema: Mapping[str, Any]) -> set[str]:
+    """The keywords that the converter looks at: it takes the first of these ways that is open (its `visit`)."""
+    for alone in ("$ref", "oneOf", "anyOf"):
+        if alone in schema:
+            return {alone}
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return {"type"}
+    for exact in ("const", "enum"):
+        if exact in schema:
+            return {"type", exact}
+    ways: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
+        "object": _read_of_object,
+        "array": _read_of_array,
+        "string": _read_of_text,
+    }
+    tried = ways.values() if kind is None else [ways[kind]] if kind in ways else []
+    return {"type", *next(filter(None, (way(schema) for way in tried)), set())}
+
+
+def _read_of_object(schema: Mapping[str, Any]) -> set[str]:
+    if "properties" in schema or schema.get("additionalProperties", True) not in (True, {}):
+        return {"properties", "additionalProperties"} | _enforced_required(schema)
+    return {"allOf", "additionalProperties"} if "allOf" in schema else {"additionalProperties"} & schema.keys()
+
+
+def _enforced_required(schema: Mapping[str, Any]) -> set[str]:
+    """What is required holds only where the properties name it."""
+    return {"required"} if set(schema.get("required", ())) <= schema.get("properties", {}).keys() else set()
+
+
+def _read_of_array(schema: Mapping[str, Any]) -> set[str]:
+    if isinstance(schema.get("items"), list):  # a tuple of its length, as drafts up to 2019-09 write it
+        return {"items"}
+    if schema.get("items", False) is not False:
+        return {"items", "minItems", "maxItems"}
+    return {"prefixItems"} & schema.keys()
+
+
+def _read_of_text(schema: Mapping[str, Any]) -> set[str]:
+    if "pattern" in schema:
+        return {"pattern"}
+    if _FORMATS.fullmatch(schema.get("format", "")):
+        return {"format"}
+    return {"minLength", "maxLength"} if schema.get("type") == "string" else set()
