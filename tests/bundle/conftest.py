@@ -5,6 +5,7 @@ on a copy.
 """
 
 import pytest
+from filelock import FileLock
 
 from export.artifacts import sha256_of_folder
 from export.engines.llama_library import open_vocabulary
@@ -12,15 +13,21 @@ from tests.bundle.making import make_bundle
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """The folder of a finished run."""
-    return tmp_path_factory.mktemp("runs") / "robot"
+def run(tmp_path_factory, worker_id):
+    """The folder of a finished run, which all processes of a parallel test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "bundled"
+    folder.mkdir(exist_ok=True)
+    return folder / "robot"
 
 
 @pytest.fixture(scope="session")
 def bundle(run):
-    """The folder of that run's bundle."""
-    made = make_bundle(run)
+    """The folder of that run's bundle; the first process that asks makes it."""
+    is_made = run.with_name("is_made")
+    with FileLock(run.with_name("making.lock")):
+        made = run / "bundle" / "robot" if is_made.exists() else make_bundle(run)
+        is_made.touch()
     content = sha256_of_folder(made)
     yield made
     assert sha256_of_folder(made) == content, "a test changed the bundle that all of them share"

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from export.checks._numerals import han_number, numbers_in
+from export.checks._numerals import han_number
 from export.checks.number import LastNumber, answer_in
 from tests.export.observing import numbers, scores
 
@@ -127,11 +127,6 @@ def test_times_are_compared_to_the_minute_and_ratios_as_ratios():
     assert scores(numbers(LastNumber(), expected, given)["number_match"]) == [0, 1, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("part", ["1", "1/", "1.", "1 ", "1,", "十", " ", "1e", "分之"])
-def test_a_long_text_is_read_once_and_not_once_for_each_of_its_characters(part):
-    numbers_in(part * 200_000)  # a minute, or many, where it is
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     # as the library cn2an 0.5.24 reads them
@@ -201,6 +196,9 @@ def test_answers_without_a_number_are_told_and_references_without_one_noted():
     assert found["number_match"].note == "1 of 3 references hold no number: they count as wrong"
 
 
-@pytest.mark.parametrize("part", ["1,", "一", "十百", "-", "1/", "\\frac{", "亿万", "3千"])
+@pytest.mark.parametrize(
+    "part", ["1,", "一", "十百", "-", "1/", "\\frac{", "亿万", "3千", "1", "1.", "1 ", " ", "1e", "分之"]
+)
 def test_answers_that_run_on_are_read(part):
-    assert answer_in(part * 20_000 + " = 42") == answer_in("42")
+    """Once, and not once for each of their characters, which would take many minutes here."""
+    assert answer_in(part * 100_000 + " = 42") == answer_in("42")
