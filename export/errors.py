@@ -22,6 +22,11 @@ class FieldtuneError(Exception):
     """Base of the tree; the command line turns it into one message and exit status 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, which may go on for many."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class RecipeError(FieldtuneError):
     """The recipe, or an override of it, is not one that can be run."""
 

@@ -84,6 +84,18 @@ def accelerator() -> Accelerator | None:
     return Accelerator(name=properties.name, memory_bytes=properties.total_memory)
 
 
+# More of the processors in use than this, and a speed is of them too.
+BUSY_SHARE = 0.3
+
+
+def busy_processors() -> float:
+    """Processors that programs used or waited for over the last minute; 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return 0.0
+
+
 def compute_dtype() -> ComputeDtype:
     """The narrowest number type that this machine multiplies fast without losing range where it can be kept.
 

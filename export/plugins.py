@@ -33,10 +33,14 @@ S = TypeVar("S", bound=Step)
 class Chosen(Frozen, Generic[S]):
     """The steps a recipe asked for: one optional field per module of a package."""
 
+    def named(self) -> dict[str, S]:
+        """The steps that were asked for by their names, in the order of these."""
+        values = ((name, getattr(self, name)) for name in sorted(type(self).model_fields))
+        return {name: value for name, value in values if value is not None}
+
     def steps(self) -> tuple[S, ...]:
         """The steps that were asked for, in the order of their names."""
-        values = (getattr(self, name) for name in sorted(type(self).model_fields))
-        return tuple(value for value in values if value is not None)
+        return tuple(self.named().values())
 
 
 def names(package: str) -> tuple[str, ...]:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from export.chat import Message
 from export.errors import FieldtuneError
-from finetune.partner import Partner, Said, answers, open_partner, run_folder, trained_system_prompt
+from finetune.partner import (
+    Partner,
+    Said,
+    answers,
+    open_partner,
+    run_folder,
+    trained_on_single_messages,
+    trained_system_prompt,
+)
 
 _SHOWN_CHARACTERS = 60
 
@@ -27,6 +35,8 @@ def talk(path: Path, *, system: str | None, max_new_tokens: int) -> None:
         if partner.engine.rounding:
             print(f"The model is {partner.engine.rounding}.", flush=True)
         print(f"{path}: type a message; an empty line starts over, Ctrl-D ends. {whose}", flush=True)
+        if trained_on_single_messages(path):
+            print("It was trained on single messages: send an empty line before each new one.", flush=True)
         _converse(partner, messages, max_new_tokens)
     finally:
         partner.engine.close()

@@ -4,6 +4,7 @@ The arithmetic is `export.device`'s, with its errors taken off, so that what is 
 Which types the bytes are then spent on is `export.search`'s.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from export.artifacts import StageResult
@@ -12,8 +13,11 @@ from export.device.memory import MEMORY_ERROR_SHARE, peak_memory
 from export.device.profile import CacheType, DeviceProfile
 from export.device.speed import multiplied, token_seconds
 from export.errors import RecipeError
+from export.formats.target import Target
+from export.readers.gguf import read_gguf
 from export.stage import read_manifest
-from finetune.fitting import model_of_sixteen_bit
+from finetune.devices import THIS_MACHINE, find_device
+from finetune.fitting import model_of_sixteen_bit, sixteen_bit_header
 
 # Quantized keys are seldom told from 16-bit ones, and yet are no gift: they are taken where they leave so much more.
 _WORTH_A_SMALLER_CACHE = 1.02
@@ -66,6 +70,30 @@ def room_of(run: Path, subject: str) -> DeviceBudget | None:
     folder = budget_folder(run, subject.replace("/", "-"))
     manifest = read_manifest(folder)
     return None if manifest is None else DeviceBudget.model_validate({**manifest.result, "folder": folder})
+
+
+def limits_of(step: Target) -> Limits:
+    """What a target asks of its device."""
+    return Limits(context_tokens=step.context_tokens, min_tokens_per_second=step.min_tokens_per_second)
+
+
+def require_room(step: Target, model: Path, say: Callable[[str], None]) -> None:
+    """Whether some mix of the model in this folder can meet the target, by its dimensions alone.
+
+    This machine as the device is measured when it comes to that. Raises RecipeError where nothing could be made.
+    """
+    if step.device == THIS_MACHINE:
+        return
+    with sixteen_bit_header(model, say) as header:
+        content = read_gguf(header)
+        asked = step.bytes_asked(content)
+        if asked is None:
+            asked = device_budget(header, find_device(str(step.device), say), limits_of(step), model).size_bytes
+    if (least := step.least_bytes(content)) > asked:
+        raise RecipeError(
+            f"export.target: {asked:,} bytes are asked for, and with every tensor in its smallest candidate type the "
+            f"file has {least:,} or more. Ask for more bytes, name smaller types, or take a smaller model."
+        )
 
 
 def device_budget(source: Path, device: DeviceProfile, limits: Limits, folder: Path) -> DeviceBudget:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.exit_status import EXIT_STATUS_OF
-from finetune.verb_arguments import positive
+from finetune.verb_arguments import above_nothing, positive
 
 if TYPE_CHECKING:
     from finetune.verb_arguments import Verbs
@@ -57,7 +57,7 @@ def add_rehearse(verbs: "Verbs") -> None:
     rehearse.add_argument("--memory", type=_memory, required=True, metavar="SIZE", help="such as 1GB or 900MiB")
     rehearse.add_argument("--cpus", type=positive, default=1, metavar="N", help="processors (1)")
     rehearse.add_argument(
-        "--minutes", type=float, default=6.0, metavar="N", help="of asking; each row at least once (6)"
+        "--minutes", type=above_nothing, default=6.0, metavar="N", help="of asking; each row at least once (6)"
     )
     rehearse.add_argument(
         "--rows", type=Path, metavar="FILE", help="lines of command and answer (default: the bundle's)"
@@ -65,7 +65,7 @@ def add_rehearse(verbs: "Verbs") -> None:
     rehearse.add_argument(
         "--python", default=sys.executable, metavar="PATH", help="the interpreter of the client (default: this one)"
     )
-    rehearse.add_argument("--keep", type=Path, metavar="DIR", help="a new folder to unpack in, and to leave there")
+    rehearse.add_argument("--keep", type=Path, metavar="DIR", help="a new or empty folder to unpack in, and to leave")
     rehearse.add_argument(
         "--out",
         type=Path,
@@ -111,17 +111,20 @@ def _rehearse(parsed: argparse.Namespace) -> int:
     from finetune.rehearsal_table import lines
     from finetune.terminal import say
 
+    # a path as it is written from here: the client runs in its own folder, and a venv's link must not be followed
+    python = str(Path(parsed.python).absolute()) if Path(parsed.python).name != parsed.python else parsed.python
     settings = RehearsalSettings(
         bundle=parsed.bundle,
         memory_bytes=parsed.memory,
         cpus=parsed.cpus,
         minutes=parsed.minutes,
         rows=parsed.rows,
-        python=parsed.python,
+        python=python,
         keep=parsed.keep,
     )
     found = rehearse(settings, say)
-    out = parsed.out or parsed.bundle.absolute().parent / f"{found.bundle}.rehearsal-{parsed.memory / 1e6:.0f}mb.json"
+    limit = f"{parsed.memory / 1e6:.0f}mb-{parsed.cpus}cpu"
+    out = parsed.out or parsed.bundle.absolute().parent / f"{found.bundle}.rehearsal-{limit}.json"
     write_atomically(out, found.model_dump_json(indent=2) + "\n")
     for line in (*lines(found), f"verdict: {found.verdict}", f"report: {out}"):
         say(line)

@@ -9,14 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from export.artifacts import Fallback, ModelFolder, QuantizedModel
-from export.device.budget import Limits
 from export.errors import EngineError, ExportError, FieldtuneError
 from export.formats import ExportRows, Format
 from export.formats.gguf import SIXTEEN_BIT
 from export.formats.target import Target
 from export.stage import Inputs, flatten, version_inputs
 from export.verdict import Verdict
-from finetune.device_target import DeviceBudget, device_budget
+from finetune.device_target import DeviceBudget, device_budget, limits_of
 from finetune.devices import device_identity, find_device
 from finetune.export_rows import RowsToDraw
 
@@ -106,7 +105,7 @@ class Exporting:
         if not isinstance(step, Target) or step.device is None:
             return step
         name, sixteen_bit = step.device, f"gguf-{SIXTEEN_BIT}"
-        limits = Limits(context_tokens=step.context_tokens, min_tokens_per_second=step.min_tokens_per_second)
+        limits = limits_of(step)
         inputs = {
             **flatten("limits", limits.model_dump(mode="json")),
             **flatten("file", step.settings_for(sixteen_bit)),

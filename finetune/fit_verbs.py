@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.verb_arguments import positive
+from export.errors import RecipeError
+from finetune.verb_arguments import above_nothing, positive
 
 if TYPE_CHECKING:
     from finetune.verb_arguments import Verbs
@@ -42,24 +43,13 @@ def add_fit(verbs: "Verbs") -> None:
         "--device", required=True, metavar="NAME", help="a shipped profile, a profile's path, or this_machine"
     )
     fit.add_argument("--context", type=positive, required=True, metavar="N", help="tokens of prompt and answer")
-    fit.add_argument("--min-tps", type=_above_nothing, metavar="T", help="tokens per second it must reach")
+    fit.add_argument("--min-tps", type=above_nothing, metavar="T", help="tokens per second it must reach")
     fit.add_argument("--prompt-tokens", type=positive, default=256, metavar="P", help="length of a prompt (256)")
     fit.add_argument("--types", default="", metavar="A,B", help="GGUF file types to look at (default: the usual ones)")
     fit.add_argument("--cache", default="", metavar="A,B", help="types of cache: f16, q8_0, q4_0 (default: all)")
     fit.add_argument("--json", action="store_true", help="print all of it as JSON")
     fit.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too, with a plot")
     fit.set_defaults(verb=_fit)
-
-
-def _above_nothing(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0; found {text!r}")
-    return value
 
 
 def _device_list(_parsed: argparse.Namespace) -> int:
@@ -95,6 +85,11 @@ def _fit(parsed: argparse.Namespace) -> int:
         print(line, file=sys.stderr, flush=True)
 
     quiet_libraries()
+    if parsed.prompt_tokens >= parsed.context:
+        raise RecipeError(
+            f"--prompt-tokens {parsed.prompt_tokens} leaves no room for an answer in a --context of {parsed.context}. "
+            "Ask for a longer context, or a shorter prompt."
+        )
     limits = Limits(
         context_tokens=parsed.context, min_tokens_per_second=parsed.min_tps, prompt_tokens=parsed.prompt_tokens
     )

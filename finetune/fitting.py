@@ -27,7 +27,7 @@ from export.readers.gguf import GgufContent, read_gguf
 from export.stage import read_manifest
 from finetune.base_model import ModelSettings
 from finetune.estimate.architecture import Architecture, architecture_of, known_base_names
-from finetune.hub import is_on_a_hub
+from finetune.hub import is_on_a_hub, resolve_model
 
 # What is looked at where no types are named: one or two of each number of bits.
 USUAL_TYPES = (SIXTEEN_BIT, "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q4_0", "q3_k_m", "q2_k")
@@ -104,6 +104,13 @@ def model_of_sixteen_bit(path: Path, limits: Limits) -> Model:
     return _model(_Source(path, is_exact=True), read_gguf(path), limits)
 
 
+@contextmanager
+def sixteen_bit_header(folder: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """A GGUF file with the header that a model folder would be converted to. Raises as the converter does."""
+    with _source(str(folder), say) as source:
+        yield source.path
+
+
 def parse_types(text: str) -> tuple[str, ...]:
     """File types from a list with commas, as --types has them."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
@@ -172,7 +179,9 @@ def _shape(content: GgufContent) -> ModelShape:
 @contextmanager
 def _source(name: str, say: Callable[[str], None]) -> Iterator[_Source]:
     """The model's header as a file. Raises ModelError for what is no model, and ExportError as the converter does."""
-    path = Path(name).expanduser()
+    path = resolve_model(name, revision=None, offline=True) if name == "starter" else Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file() and len(files := list(path.glob("*.gguf"))) == 1:
+        (path,) = files  # a run's own folder of one file
     with tempfile.TemporaryDirectory(prefix="fieldtune-") as folder:
         made = Path(folder) / "model-f16.gguf"
         if path.is_dir():

@@ -4,7 +4,8 @@ A GGUF is spoken to with its own vocabulary, template and stop tokens, as a devi
 What is said to it is `finetune.chatting`'s and `finetune.batching`'s.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from export.artifacts import read_model_config
 from export.budgeted import answer_within
-from export.chat import Message, encode_prompt
+from export.chat import Conversation, Message, encode_prompt
 from export.engines import Engine, Subject
 from export.errors import DataError, ModelError, RecipeError
 from export.hardware import available_cores
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from export.engines.llama_library import Vocabulary
 
 _CONTEXT_TOKENS = 4096
+_ROWS_LOOKED_AT = 200
 
 
 class Thinking(NamedTuple):
@@ -106,12 +108,23 @@ def open_partner(path: Path) -> Partner:
 
 def trained_system_prompt(path: Path) -> str | None:
     """The system prompt of the run that `path` belongs to: that of its first training row; None outside a run."""
+    first = next(_training_rows(path), None)
+    return first.messages[0].content if first is not None and first.messages[0].role == "system" else None
+
+
+def trained_on_single_messages(path: Path) -> bool:
+    """Whether no training row (of the first ones) of the run that `path` belongs to has two messages of the user."""
+    turns = [
+        sum(message.role == "user" for message in row.messages) for row in islice(_training_rows(path), _ROWS_LOOKED_AT)
+    ]
+    return bool(turns) and max(turns) == 1
+
+
+def _training_rows(path: Path) -> Iterator[Conversation]:
+    """The training rows of the run that `path` belongs to; none outside a run."""
     folder = run_folder(path)
     rows = None if folder is None else folder / "data" / "train.jsonl"
-    if rows is None or not rows.is_file():
-        return None
-    first = next(read_conversations(rows)).messages[0]
-    return first.content if first.role == "system" else None
+    return iter(()) if rows is None or not rows.is_file() else iter(read_conversations(rows))
 
 
 def trained_thinking(path: Path) -> Thinking:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from export.artifacts import read_model_config
 from export.chat_template import thinking_is_ignored
@@ -11,9 +12,11 @@ from export.errors import DataError, FieldtuneError, RecipeError
 from export.formats import Format
 from export.formats.target import Target
 from export.plugins import Chosen
+from export.thought import answer_behind_thought
 from finetune.base_model import BaseModelSource, ModelSettings
 from finetune.data import DataSettings, read_rows
 from finetune.data.reading import ChosenTemplate, choose_template
+from finetune.device_target import require_room
 from finetune.devices import THIS_MACHINE, find_device
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import CheckSettings, Recipe
@@ -51,6 +54,9 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
     # a template that only a hub's rows can tell may have labels
     if chosen is not None:
         looked_at("check.measures", lambda: recipe.check.options(chosen.template.labels))
+    unread = None
+    if chosen is not None and rows is not None:
+        unread = looked_at("check.measures", lambda: _unread(recipe.check, rows.answers, chosen.template.labels))
     safety = looked_at("check.safety_items", lambda: _safety(recipe.check))
     ignored = looked_at("model", lambda: _thinking_is_ignored(recipe.model))
     exports = looked_at("export", lambda: _exports(recipe.export))
@@ -59,7 +65,8 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
         raise RecipeError(f"the recipe {recipe.name!r} has {count}:\n" + "\n".join(problems))
     return (
         f"template: {_LATER if chosen is None else f'{chosen.name} ({chosen.chosen_by})'}",
-        f"data: {recipe.data.path} {rows}",
+        f"data: {recipe.data.path} {rows.said if rows else ''}",
+        *(unread or ()),
         *([general] if general else []),
         f"model: {recipe.model.name} {_LATER if config is None else _architectures(config)}",
         *([f"thinking: {ignored}"] if ignored else []),
@@ -83,6 +90,8 @@ def inspect_base(recipe: Recipe, base: BaseModelSource, say: Callable[[str], Non
     recipe.train.check(base.config)
     for step in recipe.export.steps():
         step.check_model(base.config)
+        if isinstance(step, Target):
+            require_room(step, base.path, say)
 
 
 def _general(recipe: Recipe) -> str | None:
@@ -94,7 +103,7 @@ def _general(recipe: Recipe) -> str | None:
     if chosen is not None:
         general.check.options(chosen.template.labels)
     share = f"{general.share * 100:.3g} % of the training rows" if general.share else "measured, not trained on"
-    return f"general: {general.data.path} {_rows(general.data, recipe.seed, chosen)}, {share}"
+    return f"general: {general.data.path} {_rows(general.data, recipe.seed, chosen).said}, {share}"
 
 
 def _device(settings: Chosen[Format]) -> None:
@@ -118,30 +127,65 @@ def _template(settings: DataSettings, seed: int) -> ChosenTemplate | None:
     return choose_template(settings, lambda: read_rows(settings, seed=seed, offline=True))
 
 
-def _rows(settings: DataSettings, seed: int, chosen: ChosenTemplate | None) -> str:
+class _SeenRows(NamedTuple):
+    """What was seen of the first rows, in words, and their answers without thoughts; none where nothing maps them."""
+
+    said: str
+    answers: tuple[str, ...] = ()
+
+
+def _unread(check: CheckSettings, answers: tuple[str, ...], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """A line for each check that some of the answers give nothing to score by.
+
+    Raises RecipeError where that is all of them: whatever is trained, nothing could be told of it.
+    """
+    unread = {name: (step, step.unread(answers, labels)) for name, step in check.measures.named().items()}
+    useless = [name for name, (_, texts) in unread.items() if answers and len(texts) == len(answers)]
+    said = [
+        f"{name} expects {step.reads}, which {len(texts)} of {len(answers)} answers are not, such as {texts[0][:60]!r}"
+        for name, (step, texts) in unread.items()
+        if texts
+    ]
+    if useless:
+        raise RecipeError(f"{'; '.join(said)}. Choose checks that fit the rows' answers; null turns one off.")
+    return tuple(f"check.measures: {line}" for line in said)
+
+
+def _rows(settings: DataSettings, seed: int, chosen: ChosenTemplate | None) -> _SeenRows:
     """What was seen of the rows. Raises DataError where some cannot be read or, with a template, mapped.
 
     Unless the contract lets such rows be dropped: then they are told.
     """
     if settings.origin in ("hf", "modelscope"):
-        return _LATER
+        return _SeenRows(_LATER)
+    if chosen is not None and settings.origin == "local" and not Path(settings.path).expanduser().exists():
+        fields = ", ".join(chosen.template.fields)
+        raise DataError(
+            f"there is no file or folder {settings.path}. Bring rows of the template {chosen.name!r}, with the fields "
+            f"{fields} (such as data_templates/{chosen.name}.sample.jsonl), and name their file in data.path."
+        )
     mapper = None if chosen is None else chosen.mapper(settings)
     count = 0
     problems: list[str] = []
+    answers: list[str] = []
     for row in islice(read_rows(settings, seed=seed, offline=True), ROWS_LOOKED_AT):
         count += 1
         try:
-            row.whole() if mapper is None else mapper.conversation(row)
+            if mapper is None:
+                row.whole()
+            else:
+                answers.append(answer_behind_thought(mapper.conversation(row).answer))
         except DataError as error:
             problems.append(str(error))
     these = f"{'first' if count == ROWS_LOOKED_AT else 'all'} {count} rows"
     if not problems:
-        return f"({these} fit the template)"
+        return _SeenRows(f"({these} fit the template)", tuple(answers))
     others = len(problems) - 1
     more = f" (of the {these.removeprefix('all ')}, {others} more cannot be used)" if others else ""
     if len(problems) == count or not settings.contract.drops_broken:
         raise DataError(f"{problems[0]}{more}")
-    return f"({these}: {len(problems)} cannot be used and will be dropped, as data.contract allows: {problems[0]})"
+    dropped = f"{len(problems)} cannot be used and will be dropped, as data.contract allows: {problems[0]}"
+    return _SeenRows(f"({these}: {dropped})", tuple(answers))
 
 
 def _model_config(settings: ModelSettings) -> dict[str, Any] | None:

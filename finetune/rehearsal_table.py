@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from export.hardware import BUSY_SHARE
 from export.rehearsal.results import AgainstMerged, Growth, Mean, Rehearsal, Share
 
 _WIDTH = 26
@@ -19,6 +20,8 @@ def _figures(found: Rehearsal) -> Iterator[tuple[str, str | None]]:
         "limit",
         f"{limit.memory_bytes / 1e6:,.0f} MB of {limit.kind}, {limit.cpus} processor(s); counts {limit.counts}",
     )
+    if found.busy_processors > BUSY_SHARE:
+        yield "not idle", f"{found.busy_processors:.1f} processors were in use before it began: times are of them too"
     yield "peak resident memory", _megabytes(found.peak_resident_bytes)
     yield "peak addresses", _megabytes(found.peak_address_bytes)
     if found.start_seconds is not None:
@@ -75,9 +78,10 @@ def _against(found: AgainstMerged | None) -> str | None:
 def _growth(found: Growth | None) -> str | None:
     if found is None:
         return None
+    if found.verdict is None:
+        return f"not told: {found.seconds / 60:.1f} minutes are too few"
     low, high = (end / 1e6 for end in found.interval)
     return (
         f"{found.bytes_per_hour / 1e6:+.2f} MB/h ({low:+.2f} to {high:+.2f}; passes to "
         f"{found.tolerated_bytes_per_hour / 1e6:.0f}); {found.blocks} blocks over {found.seconds / 60:.1f} minutes"
-        f"{'; too short to judge' if found.verdict is None else ''}"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.artifacts import sha256_of_file
 from export.bundle.device.client import STATE, SUMS, verify
-from export.errors import ExportError
+from export.errors import ExportError, first_line
 
 
 def write_sums(folder: Path) -> None:
@@ -46,7 +46,9 @@ def unpack(bundle: Path, into: Path) -> Path:
         with tarfile.open(bundle) as tar:
             tar.extractall(into, filter="data")
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
-        raise ExportError(f"{bundle} cannot be unpacked ({error}); expected a .tar.gz of `fieldtune bundle`.") from None
+        raise ExportError(
+            f"{bundle} cannot be unpacked ({first_line(error)}); expected a .tar.gz of `fieldtune bundle`."
+        ) from None
     found = [path.parent for path in into.glob(f"*/{SUMS}")]
     if len(found) != 1:
         raise ExportError(f"{bundle} holds {len(found)} bundles; expected one. Make it again with `fieldtune bundle`.")

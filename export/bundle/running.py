@@ -128,7 +128,11 @@ class RunningClient:
                     raise self._ended()
                 self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
-        content: dict[str, Any] = json.loads(line)
+        try:
+            content: dict[str, Any] = json.loads(line)
+        except ValueError:
+            shown = line[:_LAST_CHARACTERS].decode(errors="replace")
+            raise EngineError(f"the bundle's client, or a library of its, wrote what is no answer: {shown!r}") from None
         return content
 
     def _ended(self) -> EngineError:

@@ -185,17 +185,25 @@ class Check(Step):
 
     A check that is not for all rows is off unless a recipe names it (`on_by_default`). `right_or_wrong`: it counts each
     row's answer as right or wrong, so that its verdict needs as many rows as that takes. `needs_context`: it reads
-    `Item.context`.
+    `Item.context`. `reads`: what a reference answer must be for it, in words.
     """
 
     on_by_default: ClassVar[bool] = True
     right_or_wrong: ClassVar[bool] = False
     needs_context: ClassVar[bool] = False
+    reads: ClassVar[str] = "text"
 
     def options(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The answers whose likelihood the check reads, where the data template has these labels: none by default.
 
         It is asked before anything is trained: raises RecipeError when the check cannot be made with its settings.
+        """
+        return ()
+
+    def unread(self, expected: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some reference answers, without their thoughts, that the check finds nothing in to score by.
+
+        None by default. `labels` are the data template's.
         """
         return ()
 

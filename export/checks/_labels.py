@@ -8,8 +8,9 @@ from typing import NamedTuple
 from export.checks._words import plain
 
 # What may stand around a label without being part of it: quotes, brackets, Markdown, the end of a sentence.
-_AROUND = " \t\r\n\"'`*_#~<>()[]{}$\\.,:;!?-“”‘’「」『』《》〈〉【】〔〕。、·…—"
-# LaTeX's fonts say nothing: \mathrm{B} is B.
+_AROUND = " \t\r\n\"'`*_#~<>()[]{}$.,:;!?-“”‘’「」『』《》〈〉【】〔〕。、·…—"
+# LaTeX's fonts and the brackets of its formulas say nothing: \mathrm{B} is B, and \(B\) is (B).
+_FORMULA = re.compile(r"\\([()\[\]])")
 _FONT = re.compile(r"\\(?:text|math|operatorname)(?:bf|rm|sf|tt|it|up|md|normal|bb|cal)?\s*\{([^{}]*)\}")
 _OPENED = r"[\s\"'`*_(\[{<$“‘「『《【]*"
 _CLOSED = r"[\s\"'`*_)\]}>$”’」』》】]*"
@@ -20,7 +21,7 @@ _ANSWER = re.compile(
     rf"(?:(?:option|choice)\s+)?{_OPENED}"
     rf"|(?:答案|标签|结论)\s*(?:应该|应当|应)?\s*(?:是|为|选)?\s*[::]?{_OPENED}(?:选项\s*)?"
     rf"|(?:故选|应选|选择|选)\s*[::]?{_OPENED}|正确的(?:选项)?\s*(?:是|为)\s*[::]?{_OPENED}"
-    rf"|\\?\bboxed\s*\{{{_OPENED}",
+    rf"|\\boxed\s*\{{{_OPENED}",
     re.IGNORECASE,
 )
 _CONCLUSION = re.compile(rf"(?:\b(?:therefore|thus|hence|so)\b|因此|所以)\s*[,,::]?{_OPENED}", re.IGNORECASE)
@@ -42,11 +43,9 @@ _WRONG = re.compile(
     r"|(?:(?:is|are)\s+)?(?:all\s+|both\s+)?(?:wrong|incorrect|false)\b|(?:is|are|can|could)\s*(?:not|n't|'t)\b)",
     re.IGNORECASE,
 )
-_RIGHT = (
-    # 对 is "right" where nothing stands behind it: B对A有影响 says something else
-    r"(?:选项|项)?\s*(?:是)?(?:正确|对的|对(?=\s*(?:[,.;:!。、]|\Z|[A-Za-z]\s*[错不])))"
-    r"|\s+is\s+(?:the\s+)?(?:correct|right)\b"
-)
+_RIGHT = r"(?:选项|项)?\s*(?:是)?(?:正确|对的)|\s+is\s+(?:the\s+)?(?:correct|right)\b"
+# 对 alone is "right" only where an answer does nothing but judge labels (B对,A错): A对B不敏感 says something else.
+_JUDGEMENT = r"(?:选项|项)?(?:是)?(?:(?P<right>正确|对)|错误?|不对|不正确)的?[\s,.;!。、]*"
 _EITHER = r"(?:还是|或者?|\bor\b)"
 _BETWEEN = r"(?:[\s,、;/&+和与及()\[\]\"'`*]|\band\b)+"
 # Behind a label that opens an answer, what tells `B. 水` and `yes, because` from the words `A cat` and `no one`.
@@ -62,6 +61,8 @@ class Reader(NamedTuple):
     several: re.Pattern[str]
     either: re.Pattern[str]
     right: re.Pattern[str]
+    judged: re.Pattern[str]
+    only_judged: re.Pattern[str]
 
     def named(self, text: str) -> str | None:
         """The label that a text spells; in any case, unless case is all that tells two labels apart."""
@@ -85,6 +86,8 @@ def reader(labels: tuple[str, ...]) -> Reader:
         several=re.compile(rf"(?:{one})(?:{_BETWEEN}(?:{one}))+", flags),
         either=re.compile(rf"{_CLOSED}{_EITHER}{_OPENED}(?:{one})", flags),
         right=re.compile(rf"(?P<label>{one}){_CLOSED}(?:{_RIGHT})", flags),
+        judged=re.compile(rf"(?P<label>{one}){_JUDGEMENT}", flags),
+        only_judged=re.compile(rf"(?:(?:{one}){_JUDGEMENT.replace('?P<right>', '?:')})+", flags),
     )
 
 
@@ -98,7 +101,7 @@ def label_in(answer: str, labels: tuple[str, ...]) -> str | None:
     that is said again and again is said once.
     """
     known = reader(labels)
-    text = _stripped(_FONT.sub(r"\1", plain(answer)))
+    text = _stripped(_without_latex(plain(answer)))
     if (whole := known.named(text)) is not None:
         return whole
     if all(known.named(character) for character in text):
@@ -108,11 +111,22 @@ def label_in(answer: str, labels: tuple[str, ...]) -> str | None:
     for cues in (_ANSWER, _CONCLUSION):
         if (last := next(_behind(known, text, cues), None)) is not None:
             return last
+    if known.only_judged.fullmatch(text) and "?" not in plain(answer):
+        praised = {known.named(found["label"]) for found in known.judged.finditer(text) if found["right"]}
+        return praised.pop() if len(praised) == 1 else None
     praised = {known.named(found["label"]) for found in known.right.finditer(text)}
     for said in (praised, set(_behind(known, text, _OPTION))):
         if len(said) == 1:
             return said.pop()
     return _given(known, text, len(text) - len(text.lstrip(_AROUND)), opens=True)
+
+
+def _without_latex(text: str) -> str:
+    """The text with what LaTeX's fonts and formulas hold in their place."""
+    found = _FORMULA.sub(r"\1", text)
+    while (inner := _FONT.sub(r"\1", found)) != found:
+        found = inner
+    return found
 
 
 def _stripped(text: str) -> str:

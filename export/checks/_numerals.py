@@ -46,10 +46,10 @@ _VULGAR = re.compile(r"(\d?)([¼½¾⅐-⅞])")
 _FRAC = re.compile(r"(\d?)\s*\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _LONG_SPACE = re.compile(r"\s{5,}")
 _SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
-# With plain spaces 10 000 is a number, and 100 200 300 are three.
-_PLAINLY_SPACED = re.compile(r"(?<![\d.,/^])(?:[1-9]\d?(?: \d{3})+|[1-9]\d\d(?: \d{3})* 000)(?!\s*[\d/])")
-# A ratio or a time of the day: which of them, only the question says.
-_TIME = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d")
+# With plain spaces only what ends in 000 is one number for certain: "97 98 99 100" are four.
+_PLAINLY_SPACED = re.compile(r"(?<![\d.,/^])[1-9]\d{0,2}(?: \d{3})* 000(?!\s*[\d/])")
+# A time of the day, which may be a ratio as well.
+_TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?![\d:])")
 # 千 before a unit is a part of it: 千克 is a kilogram.
 _KILO = re.compile("千(?=[克米瓦卡赫帕伏焦升])")
 # 两 behind a numeral, with no unit behind it, is a unit itself: 5两 are five of them.
@@ -66,24 +66,16 @@ _MANY = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
 class Number(NamedTuple):
-    """A number of a text: its value without any percent sign, and whether there was one.
-
-    What may be a time of the day (10:30) keeps its minutes since midnight; its value is the ratio, or of one without
-    a ratio (12:00) the hours.
-    """
+    """A number of a text: its value without any percent sign, and whether there was one."""
 
     value: Fraction
     is_percent: bool = False
-    minutes: int | None = None
 
     def equals(self, other: "Number") -> bool:
         """Whether two numbers say the same.
 
-        A percent sign is a unit that may be left out, or worked out: 50 % is said by "50%", "50" and "0.5". Two times
-        are the same only to the minute, though 8:40 and 9:45 are one ratio.
+        A percent sign is a unit that may be left out, or worked out: 50 % is said by "50%", "50" and "0.5".
         """
-        if self.minutes is not None and other.minutes is not None:
-            return self.minutes == other.minutes
         if self.value == other.value:
             return True
         if self.is_percent == other.is_percent:
@@ -97,6 +89,11 @@ def numbers_in(text: str) -> list[Number]:
     shown = _NO_NUMBERS.sub(lambda word: ";" * len(word.group()), _written_out(text))
     found = (_value(match) for match in _NUMBER.finditer(shown))
     return [number for number in found if number is not None]
+
+
+def times_in(text: str) -> list[tuple[int, int]]:
+    """What may be times of the day (9:05) in a text, as hours and minutes, in their order."""
+    return [(int(found[1]), int(found[2])) for found in _TIME.finditer(plain(text))]
 
 
 def _written_out(text: str) -> str:
@@ -132,10 +129,6 @@ def _apart(whole: str, part: str) -> str:
 def _value(found: re.Match[str]) -> Number | None:
     if len(found.group()) > _MOST_DIGITS:
         return None
-    if _TIME.fullmatch(found.group()):
-        hours, minutes = map(int, found.group().split(":"))
-        ratio = None if found.group()[-2] == "0" else Fraction(hours, minutes)
-        return Number(ratio or hours + Fraction(minutes, 60), minutes=60 * hours + minutes)
     parts = found.groupdict()
     value, is_percent = _unsigned(parts), bool(parts["share"] or parts["percent"])
     if value is None:

@@ -24,6 +24,7 @@ class Fields(Check):
     """Answers in JSON: valid, by a schema, equal to the reference, slot by slot, and refusing what is out of scope."""
 
     on_by_default: ClassVar[bool] = False
+    reads: ClassVar[str] = "JSON"
     right_or_wrong: ClassVar[bool] = True
 
     json_schema: str | dict[str, Any] | None = Field(
@@ -45,6 +46,10 @@ class Fields(Check):
         if self.json_schema is not None:
             schema_validator(self.json_schema, _SCHEMA_KEY)
         return ()
+
+    def unread(self, expected: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are no JSON: their rows are left out."""
+        return tuple(text for text in expected if not read(text).has_value)
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """Scores of the rows whose reference is JSON; the others ask for no fields, and are counted in a note."""

@@ -27,6 +27,7 @@ class Label(Check):
     """Accuracy where every answer is one of a few labels: as it is written, and as it is most likely; and macro F1."""
 
     on_by_default: ClassVar[bool] = False
+    reads: ClassVar[str] = "one of its labels"
     right_or_wrong: ClassVar[bool] = True
 
     labels: tuple[str, ...] = Field(default=(), description="The labels; none takes those of the data template.")
@@ -43,6 +44,11 @@ class Label(Check):
                 "Name them in check.measures.label.labels, or in the data template's labels."
             )
         return known if self.likelihood else ()
+
+    def unread(self, expected: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are none of the labels: every answer to their rows is wrong."""
+        known = self.labels or labels
+        return tuple(text for text in expected if label_in(text, known) is None)
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One score of 0 or 1 per row; a row whose reference is none of the labels is always wrong, and noted."""

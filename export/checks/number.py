@@ -5,10 +5,11 @@ compared after thousands separators are removed), with what models write besides
 fractions: 0.1 is 1/10, and no tolerance lets a near miss pass.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from export.checks._base import Check, Items, Measurement, Observation, share
-from export.checks._numerals import Number, numbers_in
+from export.checks._numerals import Number, numbers_in, times_in
 
 _MARK = "####"
 _BOX = "\\boxed{"
@@ -18,20 +19,37 @@ class LastNumber(Check):
     """Whether the last number of the answer is that of the reference: in digits or Chinese, compared exactly."""
 
     on_by_default: ClassVar[bool] = False
+    reads: ClassVar[str] = "text with a number"
     right_or_wrong: ClassVar[bool] = True
+
+    def unread(self, expected: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Those without a number: every answer to their rows is wrong."""
+        return tuple(text for text in expected if answer_in(text) is None and not times_in(text))
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One score of 0 or 1 per row; a row whose reference has no number is always wrong, and noted."""
-        expected = [answer_in(text) for text in work.expected()]
-        given = [answer_in(text) for text in work.given(seen)]
-        right = [float(e is not None and g is not None and e.equals(g)) for e, g in zip(expected, given, strict=True)]
-        without = sum(number is None for number in expected)
-        note = f"{without:,} of {len(expected):,} references hold no number: they count as wrong" if without else ""
+        rows = list(zip(work.expected(), work.given(seen), strict=True))
+        given = [answer_in(text) for _, text in rows]
+        right = [float(is_right(text, reference)) for reference, text in rows]
+        without = len(self.unread([reference for reference, _ in rows], ()))
+        note = f"{without:,} of {len(rows):,} references hold no number: they count as wrong" if without else ""
         said = "answers with a number, right or not: no limit is asked of it"
         return (
             share("number_match", seen, right, note=note),
             share("number_given", seen, [float(number is not None) for number in given], note=said, judged=False),
         )
+
+
+def is_right(answer: str, reference: str) -> bool:
+    """Whether an answer ends in the reference's number; or in its time of the day, where it has that and no number.
+
+    12:00 is no number: it cannot be a ratio. 9:45 can, and is compared as one.
+    """
+    wanted, times = answer_in(reference), times_in(reference)
+    if wanted is None:
+        return bool(times) and times_in(answer)[-1:] == times[-1:]
+    given = answer_in(answer)
+    return given is not None and wanted.equals(given)
 
 
 def answer_in(text: str) -> Number | None:

@@ -15,8 +15,9 @@ from typing import ClassVar
 from export.checks._base import Check, Items, Measurement, Observation, share
 from export.checks._words import plain, split_han, without_punctuation
 
-# A character of a word that is written with spaces around it, as Chinese and Japanese are not.
-_SPACED = r"[^\W_\u3040-\u30ff\u3400-\u9fff]"
+# A letter or digit of Latin, Greek or Cyrillic script: Chinese, Japanese, Korean and Thai part words by no space, or
+# add to them.
+_SPACED = r"[^\W_\u0590-\U0010ffff]"
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 # Punctuation that says what a number is. A private character stands for each while the rest is taken out.
 _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
@@ -92,18 +93,18 @@ def f1(answer: str, gold: str) -> float:
 def is_quote(answer: str, context: str) -> bool:
     """Whether an answer that says something stands in the context, letter by letter; runs of white space are one.
 
-    It is no part of a longer word or number there: neither "heap" of "cheaper" nor 5 of 15, 0.5, -5 or 5-10.
+    It is no part of a longer word or number there: neither "heap" of "cheaper" nor 5 of 15, 0.5 or -5.
     """
     said = " ".join(answer.split())
     if not said:
         return False
     left = rf"(?<!{_SPACED})(?<!\d[.,])" if re.match(_SPACED, said) else ""
     right = rf"(?!{_SPACED}|[.,]\d)" if re.match(_SPACED, said[-1]) else ""
-    if re.match(r"[-+−.,$€£¥]?\d", said):
-        left += r"(?<![-+−±^])(?<![\d.])(?<!\d[-–~/:])"
-    if said[-1].isdigit():
-        right += r"(?![-–~/:]\d)"
-    return re.search(left + re.escape(said) + right, " ".join(context.split())) is not None
+    if said[0].isdigit():  # a point or a dash behind a space begins a number; behind a word it does not: No.5, pre-1945
+        left += r"(?<![\s(][-−+±.])(?<![\s(][-−+±]\.)"
+    elif re.match(r"[-−]\d", said):
+        left += r"(?<![\w)])"
+    return re.search(left + re.escape(said) + right, " " + " ".join(context.split())) is not None
 
 
 def _same(answer: str, gold: str) -> bool:

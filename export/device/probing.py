@@ -5,7 +5,6 @@ types are limited by unpacking, and differ by factors. The models are skeletons,
 take the same time for any values. Repeats are interleaved, since other programs may run.
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ from export.device import skeleton
 from export.device.alone import Ran, RunSettings, run
 from export.device.profile import CACHE_TYPES, CacheRate, CacheType, DeviceProfile, Figure, TypeRate
 from export.device.skeleton import Shape
-from export.hardware import available_cores, environment
+from export.hardware import BUSY_SHARE, available_cores, busy_processors, environment
 from export.readers.gguf import block_size
 
 # What llama.cpp's file types are made of; the device's own figures are those of the first.
@@ -40,10 +39,6 @@ _PROMPT_TOKENS, _NEW_TOKENS = 256, 16
 _COPIED_BYTES = 1 << 28
 
 
-# More of the processors in use than this, and a speed is of them too.
-BUSY_SHARE = 0.3
-
-
 def probe(say: Callable[[str], None], *, types: Sequence[str] = PROBED_TYPES, repeats: int = REPEATS) -> DeviceProfile:
     """The profile of this machine. Raises EngineError where llama.cpp cannot run here.
 
@@ -60,14 +55,6 @@ def probe(say: Callable[[str], None], *, types: Sequence[str] = PROBED_TYPES, re
         say(f"probing, {repeat + 1} of {repeats}: {', '.join(types)}")
         passes.append(one_pass(types, settings))
     return profile_of(passes, settings.threads)
-
-
-def busy_processors() -> float:
-    """Processors that programs used or waited for over the last minute; 0 where the system does not say."""
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return 0.0
 
 
 def one_pass(types: Sequence[str], settings: RunSettings) -> dict[str, Ran]:

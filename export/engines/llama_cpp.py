@@ -173,7 +173,7 @@ class LlamaCppEngine(Engine):
         if len(self._in_cache) + new_tokens > room:
             raise EngineError(
                 f"{len(self._in_cache) + new_tokens} tokens do not fit the context of {room}. "
-                "Load the engine with a larger context_tokens, or shorten the text."
+                "Shorten the text, or give it a larger context."
             )
 
     def _fill_batch(self, chunk: Sequence[int], start: int, wanted: frozenset[int]) -> int:

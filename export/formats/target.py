@@ -19,8 +19,10 @@ from export.formats._base import ExportRows, Format, RowsWanted
 from export.formats.gguf import FILE_TYPES, NEEDS_IMPORTANCES, SIXTEEN_BIT, Gguf, described
 from export.importance import Importances, read_importances
 from export.plugins import nearest
+from export.readers.gguf import block_size
 
 if TYPE_CHECKING:
+    from export.readers.gguf import GgufContent, StoredTensor
     from export.search import Search, SearchRecord
     from export.search.type_files import TypeFiles
 
@@ -93,6 +95,22 @@ class Target(Format):
     def check_model(self, config: dict[str, object]) -> None:
         """See `Format.check_model`."""
         self._gguf.check_model(config)
+
+    def least_bytes(self, content: "GgufContent") -> int:
+        """What a mix of a 16-bit file of this content takes at least: each matrix in its smallest type that fits."""
+        return min(tensor.offset for tensor in content.tensors) + sum(map(self._least_of, content.tensors))
+
+    def _least_of(self, tensor: "StoredTensor") -> int:
+        blocks = [block_size(name) for name in self.types if tensor.row < tensor.weights]
+        fitting = [tensor.weights // block * of_block for block, of_block in blocks if tensor.row % block == 0]
+        return min([*fitting, tensor.size_bytes])
+
+    def bytes_asked(self, content: "GgufContent") -> int | None:
+        """How large the file may be, of a 16-bit file of this content; None where a device is to say it."""
+        if self.bits_per_weight is None:
+            return self.size_bytes
+        header = min(tensor.offset for tensor in content.tensors)
+        return header + int(self.bits_per_weight * sum(tensor.weights for tensor in content.tensors) / 8)
 
     def quantize(
         self,

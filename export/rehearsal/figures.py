@@ -13,7 +13,7 @@ from export.verdict import Verdict
 # Resident memory moves in steps while caches fill: the beginning is left out, and the rest is averaged in blocks, which
 # are far enough apart to be taken for independent. In a short soak a few pages are megabytes an hour: it is not judged.
 _WARM_UP_SHARE = 0.2
-_LEAST_SECONDS_TO_JUDGE = 300.0
+LEAST_SECONDS_TO_JUDGE = 300.0
 _BLOCKS = 20
 _LEAST_BLOCKS = 5
 _TOLERATED_SHARE_PER_HOUR = 0.01
@@ -117,7 +117,7 @@ def growth(times: Sequence[float], resident_bytes: Sequence[int], limit_bytes: i
         tolerated_bytes_per_hour=tolerated,
         blocks=blocks,
         seconds=times[-1] - times[first],
-        verdict=_judged(low, high, tolerated) if times[-1] >= _LEAST_SECONDS_TO_JUDGE else None,
+        verdict=_judged(low, high, tolerated) if times[-1] >= LEAST_SECONDS_TO_JUDGE else None,
     )
 
 

@@ -14,9 +14,9 @@ from export.bundle import ROWS, Row, damaged, unpack
 from export.bundle.device.client import SCHEMA, SETTINGS, STATE, SUMS
 from export.bundle.running import Memory, RunningClient, kill_while_starting
 from export.checks import read_json, schema_validator
-from export.errors import DataError, EngineError
+from export.errors import DataError, EngineError, RecipeError, first_line
 from export.frozen import Frozen
-from export.hardware import environment
+from export.hardware import busy_processors, environment
 from export.rehearsal import figures
 from export.rehearsal.limits import Limit, limit_of
 from export.rehearsal.results import AgainstMerged, Rehearsal, Restart
@@ -35,7 +35,7 @@ class RehearsalSettings(Frozen):
     """What `fieldtune rehearse` was asked for.
 
     `rows` None takes those in the bundle. `python` is the interpreter that the client runs in: that of the bundle's own
-    install note, or this one. `keep` is an empty folder for the unpacked bundle; None takes one that is removed.
+    install note, or this one. `keep` is a new or empty folder for the unpacked bundle; None takes one that is removed.
     """
 
     bundle: Path
@@ -61,10 +61,15 @@ def rehearse(settings: RehearsalSettings, say: Callable[[str], None]) -> Rehears
     Raises ExportError for what is no bundle, DataError for rows that cannot be read, RecipeError for a limit that this
     machine cannot give.
     """
+    _require_python(settings.python)
     limit = limit_of(settings.memory_bytes, settings.cpus)
+    busy = busy_processors()
+    if settings.minutes * 60 < figures.LEAST_SECONDS_TO_JUDGE:
+        least = f"{figures.LEAST_SECONDS_TO_JUDGE / 60:.0f} minutes"
+        say(f"whether memory grows is judged over {least} or more: with fewer the best verdict is 'cannot tell'")
     with _unpacked(settings) as folder:
         wrong = damaged(folder)
-        record = _Record(folder, limit)
+        record = _Record(folder, limit, busy)
         if wrong:
             return record.failed(f"files are not those of {SUMS}: {', '.join(wrong)}")
         rows = _rows(settings.rows or folder / ROWS)
@@ -74,7 +79,8 @@ def rehearse(settings: RehearsalSettings, say: Callable[[str], None]) -> Rehears
             say("restarts: after kill -9, and after a damaged state file")
             restarts = _restarts(folder, limit, settings.python, rows[0].command, soaked.asked[0].answer)
         except EngineError as error:
-            return record.failed(f"under this limit it does not run: {error}{_took(folder)}")
+            counts = "" if limit.kind != "address space" else " This limit counts addresses, and not only what is used."
+            return record.failed(f"under this limit it does not run: {error}{_took(folder)}{counts}")
         return record.judged(rows, soaked, restarts)
 
 
@@ -82,7 +88,9 @@ def rehearse(settings: RehearsalSettings, say: Callable[[str], None]) -> Rehears
 def _unpacked(settings: RehearsalSettings) -> Iterator[Path]:
     """The bundle in an empty folder."""
     if settings.keep is not None:
-        settings.keep.mkdir(parents=True)
+        if settings.keep.exists() and (not settings.keep.is_dir() or any(settings.keep.iterdir())):
+            raise RecipeError(f"--keep {settings.keep}: expected a new or an empty folder, and found something there.")
+        settings.keep.mkdir(parents=True, exist_ok=True)
         yield unpack(settings.bundle, settings.keep)
         return
     empty = Path(tempfile.mkdtemp(prefix="fieldtune-rehearsal-"))
@@ -90,6 +98,14 @@ def _unpacked(settings: RehearsalSettings) -> Iterator[Path]:
         yield unpack(settings.bundle, empty)
     finally:
         shutil.rmtree(empty, ignore_errors=True)
+
+
+def _require_python(python: str) -> None:
+    """Raises RecipeError where there is no such interpreter."""
+    if shutil.which(python) is None:
+        raise RecipeError(
+            f"--python {python}: there is no such program. Give the interpreter of the bundle's own .venv."
+        )
 
 
 def _took(folder: Path) -> str:
@@ -107,7 +123,8 @@ def _rows(path: Path) -> list[Row]:
         rows = [Row.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as rows ({error}); expected lines of {{'command': ..., 'answer': ...}}."
+            f"{path} cannot be read as rows ({first_line(error)}); expected lines of "
+            '{"command": ..., "answer": ...}, as in a bundle\'s own rows.jsonl.'
         ) from None
     if not rows:
         raise DataError(f"{path} holds no rows; expected commands to ask. Name others with --rows.")
@@ -160,7 +177,7 @@ def _restarts(
 class _Record:
     """What is known of a rehearsal before it begins, made into its result."""
 
-    def __init__(self, folder: Path, limit: Limit) -> None:
+    def __init__(self, folder: Path, limit: Limit, busy: float) -> None:
         here = environment()
         self._folder = folder
         self._known = {
@@ -168,6 +185,7 @@ class _Record:
             "bundle_sha256": sha256_of_file(folder / SUMS),
             "limit": limit,
             "machine": here.identity,
+            "busy_processors": busy,
             "versions": {name: here.packages[name] for name in ("fieldtune",) if name in here.packages},
         }
         self._limit = limit

@@ -70,6 +70,7 @@ class Rehearsal(Frozen):
     bundle_sha256: str
     limit: Limit
     machine: str
+    busy_processors: float = Field(default=0.0, description="Processors that programs used before it began.")
     versions: dict[str, str]
     verdict: Verdict
     problems: tuple[str, ...]

@@ -164,7 +164,7 @@ def about(rows: int, check: str = "") -> str:
     """A number of rows that is an estimate, rounded up to two digits; of the kind that the check stands on."""
     power = max(0, len(str(rows)) - 2)
     kind = _KINDS_OF_ROWS.get(read_name(check).check, "")
-    return f"about {math.ceil(rows / 10**power) * 10**power:,} rows{kind}"
+    return f"about {math.ceil(rows / 10**power) * 10**power:,} held-out rows{kind}"
 
 
 def value_text(measured: Measurement | None) -> str:

@@ -42,7 +42,14 @@ FEELING = ("正面", "负面", "中性")
         ("B对，A错", "B"),
         ("A错，B对", "B"),
         ("B对A错", "B"),
-        ("B对A有影响", None),
+        ("B对，C对", None),
+        *(
+            (text, None)
+            for text in ("B对A有影响", "药物A对B不敏感。", "A对B错误率低", "A对B不利", "不是A对。", "没有A对")
+        ),
+        *((text, None) for text in ("说A对,不对", "A对还是B对", "A对?")),
+        ("\\boxed{\\textbf{\\text{B}}}", "B"),
+        ("\\(B\\)", "B"),
         ("答案选C", "C"),
         ("正确答案应为 D", "D"),
         ("故选：AC。", "AC"),
@@ -120,6 +127,8 @@ def test_letters_are_read_whatever_stands_around_them(answer, label):
         ("答案：负面。", FEELING, "负面"),
         ("负面情绪", FEELING, None),
         ("正面\n\n理由：味道好", FEELING, "正面"),
+        ("袜子有2对。", SCALE, None),
+        ("\\alpha", ("\\alpha", "\\beta"), "\\alpha"),
         ("a", ("A", "a"), "a"),  # where case tells labels apart it counts
         ("The answer is A", ("A", "a"), "A"),
         ("c++", ("C", "C++"), "C++"),

@@ -74,8 +74,17 @@ def test_a_quote_stands_in_the_prompt_letter_by_letter():
     assert is_quote("5", "15 or 5.") and is_quote("5", "5mm") is False
     assert not is_quote("heap", "cheaper")
     assert not is_quote("5", "it is -5") and not is_quote("-5", "3-5 mg") and is_quote("-5", "it is -5")
-    assert not is_quote("5", "5-10 mg") and is_quote("5-10", "5-10 mg")
+    assert is_quote("5", "5-10 mg") and is_quote("10", "5-10 mg") and not is_quote("5", "it is .5")
     assert not is_quote("café", "cafés") and is_quote("café", "the café.") and is_quote("5", "有5人")
+    for said, text in (("5", "Chanel No.5 is"), ("30 minutes", "waited...30 minutes"), ("1945", "pre-1945")):
+        assert is_quote(said, text)
+    for said, text in (
+        ("2010年", "2008年-2010年"),
+        ("737", "a Boeing 737-800"),
+        ("서울", "서울에서"),
+        ("2021", "2021-05-01"),
+    ):
+        assert is_quote(said, text)
     assert is_quote("门", "在门厅")
     found = numbers(Span(), ["a", "b"], ["the hall", "the lobby"], contexts=[context] * 2)["quote_in_context"]
     assert scores(found) == [1, 0]

@@ -40,9 +40,10 @@ SETTINGS, SCHEMA, GRAMMAR, KNOWN, SUMS = (
     "SHA256SUMS",
 )
 STATE = "prefix.state"
-# What a server may take for an answer, unless --seconds says otherwise.
+# How long a server may be silent, unless --seconds says otherwise.
 _SECONDS_TO_WAIT = 600.0
 _SECONDS_TO_LOAD = 120.0
+_MOST_SECONDS = 86_400.0
 # Values that are nested deeper are no action, and would take more of Python's stack than there is.
 _DEEPEST = 100
 
@@ -158,7 +159,8 @@ def says(command: str, value: Any) -> bool:
     """Whether a command, as `spoken`, holds a value: whole words of it, in a script that parts its words.
 
     A number is whole, with its sign and its decimals: neither 90 nor 5 is in "turn -90, drive 2.5", and neither 3 nor
-    五 in "3万" and "十五". What may be written in several ways (-90 as 负90, 0.5 as .5) is looked for in each.
+    五 in "3万" and "十五"; both ends of a range are. What may be written in several ways (-90 as 负90, 0.5 as .5) is
+    looked for in each. A number in words is of Chinese or English, and no other language.
     """
     return any(_holds(command, spelling) for spelling in _spellings(value))
 
@@ -188,28 +190,53 @@ def _continues(before: str, wanted: str, behind: str) -> bool:
     """Whether what stands around a text makes another word or number of it."""
     if _joined(before[-1:], wanted[0]) or _joined(wanted[-1], behind[:1]):
         return True
-    if _DIGITS.match(wanted) and _NUMBER_BEFORE.search(before):
+    if _IN_HAN.fullmatch(wanted):  # a numeral, and not a word with one, such as 周三
+        if _IN_HAN_OR_DIGITS.search(before[-1:]) or _IN_HAN_OR_DIGITS.match(behind):
+            return True
+        changed = _COUNTS_OTHERWISE_BEFORE.search(before) or _COUNTS_OTHERWISE_BEHIND.match(behind)
+        return changed is not None or _is_decimal(before, wanted, behind)
+    if wanted[0] in _DASHES and not _is_signed(before + wanted[0]):
         return True
-    if wanted[0] in _DASHES and _TERM_BEFORE.search(before):
+    if wanted[0] in ".0123456789" and (_COUNTS_OTHERWISE_BEFORE.search(before) or _is_signed(before)):
         return True
-    return wanted[-1] in _NUMERALS and _NUMBER_BEHIND.match(behind) is not None
+    if wanted[0].isdecimal() and _is_decimal(before, wanted, behind):
+        return True
+    return wanted[-1].isdecimal() and _COUNTS_OTHERWISE_BEHIND.match(behind) is not None
 
 
-_HAN_NUMERALS = "零〇一二两三四五六七八九十百千万亿"
-_NUMERALS = "0123456789" + _HAN_NUMERALS
-_DASHES = "-−–—"
-_MINUS = (*_DASHES, "负", "零下", "minus ", "negative ", "minus", "负 ", "零下 ")
-_DIGITS = re.compile(rf"[.{_NUMERALS}]")
-# What makes another number of the digits behind it: a sign, decimals, a numeral, a fraction, a power, a range.
-_NUMBER_BEFORE = re.compile(
-    rf"(?:(?<![A-Za-z)])[{_DASHES}]|[{_NUMERALS}]|\d[.,]|(?:\A|[\s(])\.|\d\s?[/⁄:~×*^]\s?|[点之]|(?:负|零下|\bminus|\bnegative)\s?)\Z"
+def _is_signed(before: str) -> bool:
+    """Whether a number behind this text is a negative one; a dash behind another number, or its unit, makes a range."""
+    sign = _SIGN_BEFORE.search(before)
+    return sign is not None and _RANGE_BEFORE.search(before[: sign.start()]) is None
+
+
+def _is_decimal(before: str, wanted: str, behind: str) -> bool:
+    """Whether a number stands beside 点 as a decimal point, as in 三点五米; 8点20 and 3点5分 are times of the day."""
+    behind_point = _POINT_BEFORE.search(before) and _ONE_DIGIT.match(wanted + behind)
+    return bool(behind_point) or _POINT_BEHIND.match(behind) is not None
+
+
+_HAN_DIGITS, _HAN_UNITS = "零〇一二两三四五六七八九", "十百千万亿萬億"
+_HAN = _HAN_DIGITS + _HAN_UNITS
+_DASHES = "-‐−–—"
+_MINUS = (*_DASHES, *(word + space for word in ("负", "負", "零下", "minus", "negative") for space in ("", " ")))
+_IN_HAN, _IN_HAN_OR_DIGITS = re.compile(f"[{_HAN}]+"), re.compile(f"[0-9{_HAN}]")
+# What makes another number of the digits behind it: decimals, a unit (3万5), a fraction, a power, a word for minus.
+_COUNTS_OTHERWISE_BEFORE = re.compile(
+    rf"(?:\d[.,]|(?:\A|[{_DASHES}\s(])\.|[{_HAN_UNITS}]|[{_HAN.replace('百', '')}]分之|\d\s?[/⁄×*^]\s?|\d[eE][-+]?"
+    r"|(?:负|負|零下(?:大?约|大概)?|\b(?:minus|negative))\s*)\Z"
 )
 # The same behind a number; 千克 is a unit.
-_NUMBER_BEHIND = re.compile(
-    rf"‰|[.,]\d|\s?[{_DASHES}/⁄~×*^]\s?[\d(]|千(?![克米瓦卡赫帕])|[{_NUMERALS.replace('千', '')}]|点[{_NUMERALS}]|分之"
+_COUNTS_OTHERWISE_BEHIND = re.compile(
+    rf"[.,]\d|\s?[/⁄×*^]\s?[\d(]|\s\d+[/⁄]\d|\s?(?:千(?![克米瓦卡赫帕焦])|[{_HAN_UNITS.replace('千', '')}])|分之|‰"
+    r"|\s*(?:hundred|thousand|million|billion|dozen)\b"
 )
-# Behind one of these a dash takes away, or makes a range.
-_TERM_BEFORE = re.compile(rf"(?:[A-Za-z)\]]|[{_NUMERALS}]\s?)\Z")
+# Behind a number, with its unit, or within a word, a dash is no sign: 20-25, 5月1日-5月3日, room-5.
+_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}]\s?\Z")
+_RANGE_BEFORE = re.compile(rf"[0-9{_HAN}][\u4e00-\u9fff°%]{{0,2}}\s?\Z")
+_POINT_BEFORE = re.compile(rf"[0-9{_HAN}]点\Z")
+_ONE_DIGIT = re.compile(rf"[0-9{_HAN_DIGITS}](?![0-9{_HAN}分刻号楼层])")
+_POINT_BEHIND = re.compile(rf"点{_ONE_DIGIT.pattern}")
 
 
 def _joined(left: str, right: str) -> bool:
@@ -575,7 +602,17 @@ def _sha256(path: Path) -> str:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RuntimeError(f"{path} is no JSON ({error}): copy the bundle anew") from None
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= _MOST_SECONDS:
+        raise ValueError(text)
+    return value
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -640,7 +677,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--server", metavar="URL", help="ask a llama-server, such as http://127.0.0.1:8080")
     parser.add_argument(
-        "--seconds", type=float, default=_SECONDS_TO_WAIT, help="wait so long for a server's answer (default: 600)"
+        "--seconds", type=_seconds, default=_SECONDS_TO_WAIT, help="how long a server may be silent (default: 600)"
     )
     parser.add_argument("--threads", type=int, help="processor threads (default: all that this process may use)")
     parser.add_argument("--verify", action="store_true", help="compare the files with SHA256SUMS, and do nothing else")
