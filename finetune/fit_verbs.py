@@ -44,7 +44,9 @@ def add_fit(verbs: "Verbs") -> None:
     )
     fit.add_argument("--context", type=positive, required=True, metavar="N", help="tokens of prompt and answer")
     fit.add_argument("--min-tps", type=above_nothing, metavar="T", help="tokens per second it must reach")
-    fit.add_argument("--prompt-tokens", type=positive, default=256, metavar="P", help="length of a prompt (256)")
+    fit.add_argument(
+        "--prompt-tokens", type=positive, metavar="P", help="length of a prompt (256, or half of a shorter context)"
+    )
     fit.add_argument("--types", default="", metavar="A,B", help="GGUF file types to look at (default: the usual ones)")
     fit.add_argument("--cache", default="", metavar="A,B", help="types of cache: f16, q8_0, q4_0 (default: all)")
     fit.add_argument("--json", action="store_true", help="print all of it as JSON")
@@ -85,14 +87,13 @@ def _fit(parsed: argparse.Namespace) -> int:
         print(line, file=sys.stderr, flush=True)
 
     quiet_libraries()
-    if parsed.prompt_tokens >= parsed.context:
+    prompt_tokens = parsed.prompt_tokens or min(256, max(1, parsed.context // 2))
+    if parsed.prompt_tokens is not None and prompt_tokens >= parsed.context:
         raise RecipeError(
-            f"--prompt-tokens {parsed.prompt_tokens} leaves no room for an answer in a --context of {parsed.context}. "
+            f"--prompt-tokens {prompt_tokens} leaves no room for an answer in a --context of {parsed.context}. "
             "Ask for a longer context, or a shorter prompt."
         )
-    limits = Limits(
-        context_tokens=parsed.context, min_tokens_per_second=parsed.min_tps, prompt_tokens=parsed.prompt_tokens
-    )
+    limits = Limits(context_tokens=parsed.context, min_tokens_per_second=parsed.min_tps, prompt_tokens=prompt_tokens)
     found = fit_model(
         parsed.model,
         find_device(parsed.device, say),

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 Span = tuple[int, int]
 
 _LAST = 0x10FFFF
-_DIGITS, _WORD = ((0x30, 0x39),), ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
-_SPACE = ((0x09, 0x0D), (0x20, 0x20), (0xA0, 0xA0), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F))
-_CLASSES: dict[str, tuple[Span, ...]] = {"d": _DIGITS, "w": _WORD, "s": _SPACE}
+_DIGITS = ((0x30, 0x39),)
+# ECMA-262 means ASCII by these, and the validators written in Python mean all of Unicode.
+_READ_IN_TWO_WAYS = {"w": "[A-Za-z0-9_]", "W": "[^A-Za-z0-9_]", "s": "[ ]", "S": "[^ ]", "D": "[^0-9]"}
 _LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 # What JSON writes as an escape of one letter (RFC 8259, section 7), and all that it never writes as it is.
 _ESCAPED = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
@@ -84,10 +84,10 @@ def _opened(text: str, place: int) -> int:
 def _escape(text: str, place: int) -> tuple[tuple[Span, ...], int]:
     """The characters that an escape stands for, and where it ends."""
     sign = text[place + 1 : place + 2]
-    if sign in _CLASSES:
-        return _CLASSES[sign], place + 2
-    if sign.lower() in _CLASSES:
-        return _without(((0, _LAST),), _CLASSES[sign.lower()]), place + 2
+    if sign == "d":
+        return _DIGITS, place + 2
+    if sign in _READ_IN_TWO_WAYS:
+        raise ValueError(f"{text[place : place + 2]!r}, which is read in two ways; write {_READ_IN_TWO_WAYS[sign]}")
     if sign in _CONTROLS:
         return ((_CONTROLS[sign], _CONTROLS[sign]),), place + 2
     if code := _CODE.match(text, place + 1):

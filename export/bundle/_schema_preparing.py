@@ -1,8 +1,8 @@
 """A JSON schema as llama.cpp's converter makes a right grammar of it: of what it reads nothing else, and in its words.
 
-It knows no schema that is true or empty, takes a property's rule for that of a definition of the same name, and makes
-wrong grammars of patterns, of optional keys beside further ones and of quotation marks in texts. What can be said
-otherwise is; the rest is refused by its place.
+It knows no schema that is true or empty, takes a property's rule for that of a definition of the same name, asks for
+all properties that an allOf names, and makes wrong grammars of patterns, of optional keys beside further ones and of
+quotation marks in texts. What can be said otherwise is; the rest is refused by its place.
 """
 
 import json
@@ -14,6 +14,8 @@ from export.bundle._patterns import pattern_for_grammar
 from export.bundle._schema_reading import DEFINITIONS, WITHOUT_RULE, read_of
 from export.errors import ExportError
 
+# What of several schemas for one object can be put together.
+_OF_OBJECTS = frozenset({"type", "properties", "required"})
 _ANY: Mapping[str, Any] = {"type": ["object", "array", "string", "number", "boolean", "null"]}
 
 
@@ -34,7 +36,8 @@ class _Preparing:
         self._names: dict[str, str] = {}
 
     def whole(self) -> dict[str, Any]:
-        found = self._schema_at(self._schema, "#")
+        schema, where = self._followed(self._schema, "#")
+        found = self._schema_at(schema, where)
         definitions: dict[str, Any] = {}
         while len(definitions) < len(self._names):
             pointer, name = list(self._names.items())[len(definitions)]
@@ -48,27 +51,34 @@ class _Preparing:
             raise _refused(
                 where, f"is {json.dumps(schema)}", "A schema is an object; leave out a key that never comes."
             )
+        if "allOf" in read_of(schema):
+            return self._schema_at(*self._merged(schema, where))
         found = {keyword: schema[keyword] for keyword in schema if keyword in read_of(schema)}
         if "$ref" in found:
             found["$ref"] = self._renamed(found["$ref"], where)
         if "pattern" in found:
             found["pattern"] = _pattern(found["pattern"], f"{where}/pattern")
-        for keyword in ("const", "enum"):
-            _refuse_marks(found.get(keyword), f"{where}/{keyword}")
+        for value, place in (
+            *([(found["const"], f"{where}/const")] if "const" in found else []),
+            *((value, f"{where}/enum/{place}") for place, value in enumerate(found.get("enum", ()))),
+        ):
+            if isinstance(value, Mapping | list):
+                to_do = "Write a schema of its items or properties: a grammar would ask for one way of spacing it."
+                raise _refused(place, "is a list or an object", to_do)
+            _refuse_marks(value, place)
         for keyword in ("anyOf", "oneOf", "prefixItems", "items"):
             if isinstance(found.get(keyword), list):
                 listed = enumerate(found[keyword])
                 found[keyword] = [self._schema_at(inner, f"{where}/{keyword}/{place}") for place, inner in listed]
         if "items" in found and not isinstance(found["items"], list):
             found["items"] = self._schema_at(found["items"], f"{where}/items")
-        if "allOf" in found:
-            listed = enumerate(found["allOf"])
-            found["allOf"] = [self._part(part, f"{where}/allOf/{place}") for place, part in listed]
         return self._of_object(found, where)
 
     def _of_object(self, found: dict[str, Any], where: str) -> dict[str, Any]:
         if "properties" in found:
             found["properties"] = self._properties(found["properties"], where)
+        if not found.get("properties", True) and "additionalProperties" in found:
+            del found["properties"]
         further = found.get("additionalProperties", False)
         if further is False:
             return found
@@ -82,28 +92,48 @@ class _Preparing:
             raise _refused(f"{where}/additionalProperties", "stands beside keys that may be left out", to_do)
         return {**found, "additionalProperties": self._schema_at(further, f"{where}/additionalProperties")}
 
-    def _part(self, part: Any, where: str) -> dict[str, Any]:
-        """Of a part of an allOf its properties, and those of what it refers to, are all that is read."""
-        if not isinstance(part, Mapping):
-            return {}
-        found = {keyword: part[keyword] for keyword in ("$ref", "properties", "anyOf") if keyword in part}
-        if "$ref" in found:
-            found["$ref"] = self._renamed(found["$ref"], where)
-        if "properties" in found:
-            found["properties"] = self._properties(found["properties"], where)
-        if "anyOf" in found:
-            listed = enumerate(found["anyOf"])
-            found["anyOf"] = [self._part(inner, f"{where}/anyOf/{place}") for place, inner in listed]
-        return found
+    def _merged(self, schema: Mapping[str, Any], where: str) -> tuple[Any, str]:
+        """One schema in place of an allOf, and where it stands: its only part, or all parts and what is beside it.
+
+        Raises ExportError where that cannot be said in one, as of parts that are no objects.
+        """
+        beside = {keyword: schema[keyword] for keyword in schema if keyword in _OF_OBJECTS}
+        places = [(part, f"{where}/allOf/{place}") for place, part in enumerate(schema["allOf"]) if part is not True]
+        if len(places) == 1 and not beside.keys() - {"type"}:
+            return places[0]
+        merged: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
+        for part, place in [(beside, where), *(self._followed(*one) for one in places)]:
+            if isinstance(part, Mapping) and "allOf" in part:
+                part, place = self._merged(part, place)
+            _put_together(merged, part, place)
+        return merged, where
+
+    def _followed(self, schema: Any, where: str) -> tuple[Any, str]:
+        """What a $ref leads to in the end, and where that is; the schema itself where it is none."""
+        seen: set[str] = set()
+        while isinstance(schema, Mapping) and "$ref" in schema:
+            reference = schema["$ref"]
+            if reference in seen:
+                raise _refused(f"{where}/$ref", f"is {reference!r}, which leads back to itself", "Give it a schema.")
+            seen.add(reference)
+            schema, where = self._required_target(reference, where), reference
+        return schema, where
 
     def _properties(self, properties: Mapping[str, Any], where: str) -> dict[str, Any]:
+        if "" in properties:
+            raise _refused(f"{where}/properties", "has a key without a name", "Give it one.")
         _refuse_marks(list(properties), f"{where}/properties")
         return {name: self._schema_at(inner, f"{where}/properties/{name}") for name, inner in properties.items()}
 
-    def _renamed(self, reference: str, where: str) -> str:
-        if self._target(reference) is None:
+    def _required_target(self, reference: str, where: str) -> Any:
+        target = self._target(reference)
+        if target is None:
             to_do = "Write #/ and the keys that lead to a schema of this file."
             raise _refused(f"{where}/$ref", f"is {reference!r}, which leads to no schema of this file", to_do)
+        return target
+
+    def _renamed(self, reference: str, where: str) -> str:
+        self._required_target(reference, where)
         name = self._names.setdefault(reference, f"referred-to-{len(self._names) + 1}")
         return f"#/$defs/{name}"
 
@@ -131,13 +161,31 @@ def _pattern(pattern: str, where: str) -> str:
         raise _refused(where, f"{pattern!r} holds what grammars have not: {error}", to_do) from None
 
 
+def _put_together(merged: dict[str, Any], part: Any, place: str) -> None:
+    """Adds what a part asks of an object to `merged`. Raises ExportError for what asks for something else as well."""
+    if (
+        not isinstance(part, Mapping)
+        or part.get("type", "object") != "object"
+        or read_of({**part, "type": "object"}) - (_OF_OBJECTS | {"additionalProperties"})
+    ):
+        raise _refused(place, "is a part of an allOf that cannot be put together with the others", "Write one schema.")
+    if part.get("additionalProperties", True) is not True:
+        to_do = "Name all keys in one schema."
+        raise _refused(f"{place}/additionalProperties", "closes a part of an allOf", to_do)
+    for name, inner in part.get("properties", {}).items():
+        if merged["properties"].setdefault(name, inner) != inner:
+            raise _refused(f"{place}/properties/{name}", "stands in two parts of an allOf", "Name it in one of them.")
+    merged["required"] += [name for name in part.get("required", ()) if name not in merged["required"]]
+
+
 def _refuse_marks(value: Any, where: str) -> None:
     """Raises ExportError for a text with a quotation mark, a backslash or a line break, which ends a grammar's text."""
-    written = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping | list):
-        for inner in [*value, *(value.values() if isinstance(value, Mapping) else ())]:
+    if isinstance(value, list):
+        for inner in value:
             _refuse_marks(inner, where)
-    elif isinstance(value, str) and written != f'"{value}"':
+        return
+    written = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and written != f'"{value}"':
         to_do = "Leave quotation marks, backslashes and line breaks out of it."
         raise _refused(where, f"holds {written}, of which a wrong grammar would be made", to_do)
 

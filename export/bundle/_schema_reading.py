@@ -1,7 +1,7 @@
 """Which keywords of a JSON schema llama.cpp's converter reads, and what a grammar of it lets pass beside.
 
 The converter passes over keywords that it does not know without a word, and takes the first of several ways that is
-open: all that its `visit` does (llama_cpp.llama_grammar) is told here, and nothing is changed.
+open: what its `visit` does (llama_cpp.llama_grammar) with what `_schema_preparing` gives it is told here.
 """
 
 import re
@@ -37,8 +37,9 @@ def not_enforced(schema: Any, where: str) -> Iterator[str]:
             yield from not_enforced(inner, f"{where}/{keyword}/{place}")
     for keyword in _SINGLE:
         yield from not_enforced(within.get(keyword), f"{where}/{keyword}")
+    alone = len(within.get("allOf", ())) == 1 and not schema.keys() & {"properties", "required"}
     for place, inner in enumerate(within.get("allOf", ())):
-        yield from _not_enforced_part(inner, f"{where}/allOf/{place}")
+        yield from _not_enforced_part(inner, f"{where}/allOf/{place}", alone=alone)
 
 
 def _is_looser(keyword: str, value: Any) -> bool:
@@ -49,23 +50,18 @@ def _is_looser(keyword: str, value: Any) -> bool:
     return keyword == "oneOf" or (keyword == "format" and value in ("date", "date-time"))
 
 
-def _not_enforced_part(part: Any, where: str) -> Iterator[str]:
-    """The same for a part of an allOf: of it, or of what it refers to, nothing is read but the properties.
-
-    Of an anyOf within it, each way's properties are let pass, and none of them is asked for.
-    """
-    if not isinstance(part, Mapping):
-        return
-    if "anyOf" in part:
-        yield from (f"{where}/{keyword}" for keyword in part if keyword not in WITHOUT_RULE)
-        for place, inner in enumerate(part["anyOf"]):
-            yield from _not_enforced_part(inner, f"{where}/anyOf/{place}")
+def _not_enforced_part(part: Any, where: str, *, alone: bool) -> Iterator[str]:
+    """The same for a part of an allOf: by itself it is read as it stands; of several what objects may hold."""
+    if alone or not isinstance(part, Mapping):
+        yield from not_enforced(part, where)
         return
     for keyword in part:
-        if keyword not in {"$ref", "type", "properties"} | _enforced_required(part) | WITHOUT_RULE:
+        if keyword not in {"$ref", "allOf", "type", "properties", "required", "additionalProperties"} | WITHOUT_RULE:
             yield f"{where}/{keyword}"
     for name, inner in part.get("properties", {}).items():
         yield from not_enforced(inner, f"{where}/properties/{name}")
+    for place, inner in enumerate(part.get("allOf", ())):
+        yield from _not_enforced_part(inner, f"{where}/allOf/{place}", alone=False)
 
 
 def read_of(schema: Mapping[str, Any]) -> set[str]:
@@ -73,6 +69,8 @@ def read_of(schema: Mapping[str, Any]) -> set[str]:
     for alone in ("$ref", "oneOf", "anyOf"):
         if alone in schema:
             return {alone}
+    if "allOf" in schema:  # put together with what is beside it before the converter sees it
+        return {"allOf", "type", "properties", "required"}
     kind = schema.get("type")
     if isinstance(kind, list):
         return {"type"}
@@ -91,7 +89,7 @@ def read_of(schema: Mapping[str, Any]) -> set[str]:
 def _read_of_object(schema: Mapping[str, Any]) -> set[str]:
     if "properties" in schema or schema.get("additionalProperties", True) not in (True, {}):
         return {"properties", "additionalProperties"} | _enforced_required(schema)
-    return {"allOf", "additionalProperties"} if "allOf" in schema else {"additionalProperties"} & schema.keys()
+    return {"additionalProperties"} & schema.keys()
 
 
 def _enforced_required(schema: Mapping[str, Any]) -> set[str]:

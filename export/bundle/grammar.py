@@ -6,6 +6,7 @@ What the converter passes over is found by `_schema_reading`, and what it would 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from export.bundle._schema_preparing import prepared
 from export.bundle._schema_reading import not_enforced
 from export.errors import ExportError
 from export.frozen import Frozen
+
+# The converter writes characters as JSON's escapes, those beyond 16 bits as two, which are none in a grammar.
+_SURROGATES = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
 class Grammar(Frozen):
@@ -36,7 +40,8 @@ def grammar_of(schema: Mapping[str, Any], key_order: Sequence[str]) -> Grammar:
             f"llama.cpp's converter makes no grammar of the JSON schema: {error or type(error).__name__}. Write it "
             "with type, properties, required, enum, const, anyOf, items and $ref into $defs."
         ) from None
-    return Grammar(text=str(text) + "\n", not_enforced=tuple(not_enforced(schema, "#")))
+    text = _SURROGATES.sub(lambda found: json.loads(f'"{found[0]}"'), str(text))
+    return Grammar(text=text + "\n", not_enforced=tuple(not_enforced(schema, "#")))
 
 
 def key_order_of(answers: Sequence[Any]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from export.bundle.grammar import Grammar
 from export.bundle.rejected import Change, Rejected, RejectedMass, change, rejected_mass
 from export.checks import Item
 from export.engines.llama_library import GrammarWalk, Vocabulary, open_vocabulary
-from export.errors import ExportError
+from export.errors import EngineError, ExportError
 from export.frozen import Frozen
 
 
@@ -57,7 +57,13 @@ def check_grammar(
 def require_accepted(vocabulary: Vocabulary, grammar: str, answers: Sequence[str]) -> None:
     """Raises ExportError for the first answer that llama.cpp would not let the model write to its end."""
     (turn_end, *_) = [token for token in vocabulary.end_of_turn_ids()[::-1] if token >= 0]
-    walk = GrammarWalk(vocabulary, grammar)
+    try:
+        walk = GrammarWalk(vocabulary, grammar)
+    except EngineError as error:
+        raise ExportError(
+            f"llama.cpp does not read the schema's grammar: {error} Look for a pattern that repeats what may be empty, "
+            "and for limits beyond 1,000 (maxLength, maxItems, {n,m})."
+        ) from None
     try:
         for answer in dict.fromkeys(answers):
             ids = [*vocabulary.tokenize(answer, parse_special=False), turn_end]
@@ -73,8 +79,8 @@ def _says_rejected(vocabulary: Vocabulary, answer: str, ids: Sequence[int], stop
     return (
         f"the schema's grammar rejects the right answer {answer!r} behind {passed!r}: expected that every answer of "
         "the rows passes. The grammar holds keys to the order in which training rows first show them, lets at most "
-        "one space stand between values and no line break, and whole numbers have at most 16 digits. Change the schema "
-        "(--schema FILE), or mend the row."
+        "one space stand between values and no line break, closes objects whose keys are named, and whole numbers have "
+        "at most 16 digits. Change the schema (--schema FILE), or mend the row."
     )
 
 

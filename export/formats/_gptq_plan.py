@@ -9,7 +9,7 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from export.engines import hf
 from export.errors import ExportError, MissingDependencyError
@@ -30,6 +30,7 @@ class LinearLayer(Frozen):
 class Plan(Frozen):
     """What of a block is quantized, in which passes, and what stays in 16 bits and why.
 
+    `blocks_differ` in their layers, `attention_differs` in what they look back on, by windows or by linear attention.
     Layers of one pass read the same input, so their Hessians are gathered in one run through the block.
     """
 
@@ -37,6 +38,7 @@ class Plan(Frozen):
     passes: tuple[tuple[str, ...], ...]
     kept: dict[str, str]
     blocks_differ: bool
+    attention_differs: bool
 
 
 @cache
@@ -51,24 +53,31 @@ def plan_for(config_json: str) -> Plan:
     if "quantization_config" in config:
         raise ExportError(f"{name} is quantized already. Quantize the 16-bit model that it was made from.")
     require_packages()
-    layers, blocks_differ, share = _linear_layers(config, name)
+    blocks = _blocks_of(config, name)
     # Mixtures of experts hold their experts in one tensor, which is no linear layer; optimum would skip it silently.
-    if share < 0.5:
+    if blocks.linear_share < 0.5:
         raise ExportError(
-            f"GPTQ cannot be used for {name}: only {share:.0%} of its blocks' weights are in linear layers, and "
-            "optimum quantizes nothing else. Export it to GGUF instead, which quantizes experts."
+            f"GPTQ cannot be used for {name}: only {blocks.linear_share:.0%} of its blocks' weights are in linear "
+            "layers, and optimum quantizes nothing else. Export it to GGUF instead, which quantizes experts."
         )
     passes, kept_names = _definition(str(config["model_type"]), name)
-    kept = {layer.name: "gptqmodel keeps it, being small and sensitive" for layer in layers if layer.name in kept_names}
-    for layer in layers:
+    sensitive = "gptqmodel keeps it, being small and sensitive"
+    kept = {layer.name: sensitive for layer in blocks.layers if layer.name in kept_names}
+    for layer in blocks.layers:
         if layer.inputs % WORD_BITS or layer.outputs % WORD_BITS:
             kept[layer.name] = f"{layer.inputs} inputs and {layer.outputs} outputs do not fill {WORD_BITS}-bit words"
-    quantized = tuple(layer for layer in layers if layer.name not in kept)
+    quantized = tuple(layer for layer in blocks.layers if layer.name not in kept)
     offered = {layer.name for layer in quantized}
     if unlisted := offered - set(chain.from_iterable(passes)):
         raise ExportError(f"GPTQ cannot be used for {name}: gptqmodel does not list {', '.join(sorted(unlisted))}.")
     ordered = tuple(group for names in passes if (group := tuple(n for n in names if n in offered)))
-    return Plan(layers=quantized, passes=ordered, kept=kept, blocks_differ=blocks_differ)
+    return Plan(
+        layers=quantized,
+        passes=ordered,
+        kept=kept,
+        blocks_differ=blocks.differ,
+        attention_differs=blocks.attention_differs,
+    )
 
 
 def require_packages() -> None:
@@ -78,8 +87,17 @@ def require_packages() -> None:
             raise MissingDependencyError(package, "GPTQ export", "pip install 'fieldtune[gptq]'")
 
 
-def _linear_layers(config: dict[str, Any], name: str) -> tuple[tuple[LinearLayer, ...], bool, float]:
-    """A block's linear layers, whether blocks differ in them, and the linear layers' share of the blocks' weights."""
+class _Blocks(NamedTuple):
+    """A block's linear layers, in what blocks differ, and the linear layers' share of all blocks' weights."""
+
+    layers: tuple[LinearLayer, ...]
+    differ: bool
+    attention_differs: bool
+    linear_share: float
+
+
+def _blocks_of(config: dict[str, Any], name: str) -> _Blocks:
+    """What the blocks of a model without memory hold."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -102,8 +120,13 @@ def _linear_layers(config: dict[str, Any], name: str) -> tuple[tuple[LinearLayer
             layers[found[2]] = LinearLayer(name=found[2], inputs=module.in_features, outputs=module.out_features)
     of_blocks = sum(p.numel() for path, p in model.named_parameters() if re.search(r"\blayers\.\d+\.", path))
     linear = sum(layers[n].inputs * layers[n].outputs for names in blocks.values() for n in names)
-    blocks_differ = len({frozenset(names) for names in blocks.values()}) > 1
-    return tuple(layers.values()), blocks_differ, linear / max(1, of_blocks)
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return _Blocks(
+        layers=tuple(layers.values()),
+        differ=len({frozenset(names) for names in blocks.values()}) > 1,
+        attention_differs=len(set(kinds)) > 1,
+        linear_share=linear / max(1, of_blocks),
+    )
 
 
 def _definition(model_type: str, name: str) -> tuple[tuple[tuple[str, ...], ...], set[str]]:

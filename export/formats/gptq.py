@@ -129,7 +129,7 @@ class Gptq(Format):
         """See `Format.check_model`. Also raises MissingDependencyError when the packages are not installed."""
         plan = plan_for(json.dumps(config, sort_keys=True))
         self._group_size(plan)
-        if "tuned" in self.when_failing and plan.blocks_differ:
+        if "tuned" in self.when_failing and (plan.blocks_differ or plan.attention_differs):
             raise ExportError(
                 f"gptq.when_failing: 'tuned' cannot be used for {config.get('model_type')}: its blocks differ, and "
                 "AutoRound runs each with what the first one was given. Name more bits instead, such as 8."

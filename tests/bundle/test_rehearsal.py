@@ -20,7 +20,7 @@ from export.bundle import Row
 from export.bundle.device import client
 from export.bundle.packing import write_sums
 from export.bundle.running import RunningClient, kill_while_starting
-from export.errors import DataError, EngineError, RecipeError
+from export.errors import DataError, EngineError, ExportError, RecipeError
 from export.rehearsal import RehearsalSettings, figures, limits, rehearse
 from export.rehearsal.limits import limit_of, parse_memory
 from export.rehearsal.soaking import Asked
@@ -57,7 +57,7 @@ def test_a_bundle_is_rehearsed_from_its_archive_to_the_last_restart(bundle, tmp_
     assert found["limit"]["memory_bytes"] == 1000 * MEGABYTE
     assert 30 * MEGABYTE < found["peak_resident_bytes"] < found["peak_address_bytes"] <= 1000 * MEGABYTE
     assert found["answers"] >= found["rows"] == len(rows)
-    assert found["schema_valid"]["count"] == found["schema_valid"]["n"] == found["rows"] < found["answers"]
+    assert found["schema_valid"]["count"] == found["schema_valid"]["n"] == found["rows"] <= found["answers"]
     assert found["schema_checked"] == found["answers"]
     assert (found["wrong_schema"], found["changed_answers"]) == (0, 0)
     assert found["state"] == "loaded"
@@ -73,12 +73,14 @@ def test_a_bundle_is_rehearsed_from_its_archive_to_the_last_restart(bundle, tmp_
     assert found["right"]["count"] == sum(right)
     assert (found["refused_right"] or {"n": 0})["n"] == sum(right)
     assert (kept / bundle.name / "client.py").is_file()
-    assert "against the merged model" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "against the merged model" in said
+    assert "judged over 5 minutes or more" in said and "not told: 0." in said
 
 
 def test_a_bundle_that_needs_more_than_the_limit_is_told_and_not_a_crash(changed, capsys):
     more = changed("bundle.json", lambda text: text.replace('"context_tokens": 512', '"context_tokens": 400000'))
-    assert cli.main(["rehearse", str(more), "--memory", "600MB", "--minutes", "0"]) == 1
+    assert cli.main(["rehearse", str(more), "--memory", "600MB", "--minutes", "0.01"]) == 1
     said = capsys.readouterr().out
     assert "under this limit it does not run" in said
     assert "could not set up 400000 tokens of context" in said
@@ -133,10 +135,39 @@ def test_a_server_that_is_not_there_is_told_and_one_that_goes_gives_no_action(bu
     assert answer == {"action": None, "reason": "the model gave no answer: refused"}
 
 
+def test_where_and_by_what_it_runs_is_looked_at_first(bundle, tmp_path, monkeypatch, capsys):
+    asked = ["rehearse", str(bundle), "--memory", "1GB", "--minutes", "0.01"]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    assert cli.main([*asked, "--keep", str(tmp_path / "full")]) == 2
+    assert "expected a new or an empty folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert cli.main([*asked, "--keep", str(tmp_path / "empty"), "--python", "./none/bin/python"]) == 2
+    assert "there is no such program" in capsys.readouterr().err
+    assert list((tmp_path / "empty").iterdir()) == []
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*asked[:-1], "0"])
+
+    # a path from here, though the client runs elsewhere; and an empty folder is taken
+    monkeypatch.chdir(Path(sys.executable).parent.parent)
+    few = tmp_path / "rows.jsonl"
+    few.write_text("".join((bundle / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:1]), encoding="utf-8")
+    mine = ["--python", f"./bin/{Path(sys.executable).name}", "--keep", str(tmp_path / "empty"), "--rows", str(few)]
+    assert cli.main([*asked, *mine]) in (1, 3)
+    assert (tmp_path / "empty" / bundle.name / "client.py").is_file()
+    assert (bundle.parent / f"{bundle.name}.rehearsal-1000mb-1cpu.json").is_file()
+
+
 def test_rows_that_cannot_be_read_and_more_processors_than_there_are(bundle, tmp_path):
     settings = RehearsalSettings(bundle=bundle, memory_bytes=10**9, cpus=1, minutes=0, rows=tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="cannot be read as rows"):
         rehearse(settings, print)
+    (tmp_path / "rows.jsonl").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"as rows \(1 validation error for Row\); expected lines of"):
+        rehearse(settings, print)
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(ExportError, match=r"unpacked \([^\n]*\); expected a .tar.gz"):
+        rehearse(settings.model_copy(update={"bundle": tmp_path / "rows.jsonl"}), print)
     (tmp_path / "rows.jsonl").touch()
     with pytest.raises(DataError, match="holds no rows"):
         rehearse(settings, print)
@@ -229,6 +260,9 @@ def test_a_start_that_is_killed_is_held_to_the_limit_too(tmp_path):
 def test_a_client_that_dies_is_an_error_with_what_it_said(tmp_path):
     (tmp_path / "client.py").write_text("import sys; sys.exit('no memory')")
     with pytest.raises(EngineError, match="status 1: no memory"):
+        RunningClient(tmp_path)
+    (tmp_path / "client.py").write_text("print('no memory', flush=True); input()")
+    with pytest.raises(EngineError, match="wrote what is no answer: 'no memory'"):
         RunningClient(tmp_path)
     (tmp_path / "client.py").write_text(
         "print('{\"ready\": true}', flush=True); input(); import os; os.kill(os.getpid(), 9)"
@@ -396,7 +430,14 @@ def test_a_state_of_another_model_is_not_loaded(bundle, tmp_path, monkeypatch, c
             assert running.ready["state"] == state
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"prompt": {}, "rules": []}', '{"prompt": {}, "rules": {}}'])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e12", "long"])
+def test_seconds_that_nobody_can_wait_are_an_error(seconds, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        client.main(["--server", "http://127.0.0.1:9", "--seconds", seconds, "mop"])
+    assert "argument --seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"prompt": {}, "rules": []}', '{"prompt": {}, "rules": {}}'])
 def test_settings_that_are_none_end_the_client_with_a_sentence(bundle, tmp_path, monkeypatch, capsys, content):
     (tmp_path / "bundle.json").write_text(content, encoding="utf-8")
     monkeypatch.setattr(client, "HERE", tmp_path)

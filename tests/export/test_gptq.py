@@ -261,7 +261,7 @@ def test_a_broken_model_is_refused(tmp_path: Path) -> None:
 
 def plan_of(inputs: int) -> Plan:
     layer = LinearLayer(name="mlp.down_proj", inputs=inputs, outputs=64)
-    return Plan(layers=(layer,), passes=(("mlp.down_proj",),), kept={}, blocks_differ=False)
+    return Plan(layers=(layer,), passes=(("mlp.down_proj",),), kept={}, blocks_differ=False, attention_differs=False)
 
 
 def test_rows_are_packed_end_to_end_without_padding() -> None:

@@ -141,6 +141,16 @@ def test_an_architecture_is_tuned_or_refused_before_anything_is_trained(tmp_path
         assert quantized(source, "gptq-4bit-tuned", tmp_path / "out").subject == "gptq/4bit-tuned"
 
 
+def test_blocks_that_look_back_differently_are_refused_though_their_layers_are_alike(tmp_path):
+    source = tiny_models.build(tmp_path / "source", "qwen3", tied=True, hidden_size=64)
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    windowed = {**config, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    windowed["layer_types"] = ["full_attention", "sliding_attention"]
+    with pytest.raises(ExportError, match="'tuned' cannot be used for qwen3"):
+        Gptq(when_failing="tuned").check_model(windowed)
+    Gptq(when_failing=8).check_model(windowed)
+
+
 def test_what_tuning_cannot_write_is_refused():
     with pytest.raises(ValueError, match="no code for a zero point of 0"):
         Gptq(when_failing="tuned", symmetric=False)

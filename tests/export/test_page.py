@@ -431,7 +431,10 @@ def test_a_number_that_is_not_zero_is_never_written_as_nothing_but_zeros(value, 
     assert re.search(r"[1-9]", plain(value, digits).partition("×")[0])
 
 
-@pytest.mark.parametrize(("rows", "text"), [(7, "about 7 rows"), (1621, "about 1,700 rows"), (100, "about 100 rows")])
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [(7, "about 7 held-out rows"), (1621, "about 1,700 held-out rows"), (100, "about 100 held-out rows")],
+)
 def test_rows_that_are_needed_are_rounded_up(rows, text):
     assert about(rows) == text
 

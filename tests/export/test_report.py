@@ -130,8 +130,8 @@ def test_a_lost_row_is_told_in_one_plain_sentence(tmp_path, capsys):
     line = _printed([1] * 40, [1] * 39 + [0], capsys, tmp_path)
     assert line == (
         "gguf/q8_0 against merged: stops: cannot tell: 1 of 40 rows lost (row 40), 0 gained; none may be lost, but "
-        "chance may explain it: p 0.5, where a fail asks for at most 0.01; look at the rows. About 400 rows would "
-        "settle it."
+        "chance may explain it: p 0.5, where a fail asks for at most 0.01; look at the rows. About 400 held-out rows "
+        "would settle it."
     )
 
 

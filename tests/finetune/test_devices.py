@@ -120,7 +120,7 @@ def test_a_probed_profile_is_written_and_read_again(tmp_path):
 @pytest.mark.parametrize(("load", "told"), [(0.1, False), (1.9, True)])
 def test_a_machine_that_is_not_idle_is_told(monkeypatch, load, told):
     monkeypatch.setattr(probing, "available_cores", lambda: 2)
-    monkeypatch.setattr(probing.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(probing, "busy_processors", lambda: load)
     monkeypatch.setattr(probing, "one_pass", lambda types, settings: {})
     monkeypatch.setattr(probing, "profile_of", lambda passes, threads: None)
     said = []
@@ -190,6 +190,7 @@ def test_json_has_every_type_with_every_cache(model, small_board, capsys):
         (["--types", "q8_1"], "Did you mean 'q8_0'"),
         (["--cache", "q9_0"], "unknown type of cache 'q9_0'"),
         (["--context", "2048"], "was trained on 1,024 at most"),
+        (["--prompt-tokens", "256"], "leaves no room for an answer"),
     ],
 )
 def test_what_cannot_be_asked_is_an_error_with_status_2(model, small_board, capsys, arguments, said):
@@ -203,6 +204,13 @@ def test_types_are_not_asked_of_a_file_that_has_its_own(tiny_qwen, small_board, 
     asked = ["fit", str(tmp_path / "model-q8_0.gguf"), "--device", small_board(1000), "--context", "256"]
     assert cli.main([*asked, "--types", "q4_0"]) == 2
     assert "model-q8_0.gguf is quantized already; expected a 16-bit model" in capsys.readouterr().err
+
+
+def test_a_folder_of_one_file_and_the_embedded_model_are_looked_at_too(tiny_qwen, small_board, tmp_path, capsys):
+    made = Gguf(types=()).quantize("gguf-f16", tiny_qwen, ExportRows(), tmp_path, {}.__getitem__).path
+    for model in (str(made.parent), "starter"):
+        asked = ["fit", model, "--device", small_board(1000), "--context", "256", "--prompt-tokens", "200"]
+        assert cli.main(asked) == 0, capsys.readouterr().err
 
 
 def test_a_gguf_file_of_no_model_is_an_error(small_board, tmp_path, capsys):

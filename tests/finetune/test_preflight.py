@@ -56,6 +56,34 @@ def test_template_data_model_and_exports_are_looked_at(work):
     assert lines[1] == f"data: {work / 'rows.jsonl'} (all 40 rows fit the template)"
 
 
+def test_checks_that_can_read_none_of_the_answers_are_refused_and_some_are_told(work):
+    labels = "check.measures.label={labels: ['yes', 'no']}"
+    (problem,) = _problems(work, labels, "check.measures.number={}", "check.measures.fields={}")[1:]
+    assert "label expects one of its labels, which 40 of 40 answers are not, such as 'It is 1.'" in problem
+    assert "fields expects JSON" in problem and "number" not in problem
+    rows = [*_rows(30), *({"question": f"Is {n}?", "answer": "no idea"} for n in range(10))]
+    write(work / "rows.jsonl", rows)
+    lines = _inspect(work, "check.measures.number={}")
+    assert lines[2] == (
+        "check.measures: number expects text with a number, which 10 of 40 answers are not, such as 'no idea'"
+    )
+
+
+def test_rows_that_are_not_there_are_told_with_the_form_that_they_should_have(work):
+    problems = _problems(work, "data.path=none.jsonl")
+    assert "Bring rows of the template 'question_answer', with the fields question, answer" in problems[1]
+
+
+def test_a_target_that_no_mix_can_meet_is_refused_before_anything_is_trained(work, capsys):
+    words = ["data", "recipe.yaml", "--set", "model.name=starter", "--set", "export={}", "--set"]
+    assert cli.main([*words, "export.target={size_bytes: 1000}"]) == 2
+    assert "1,000 bytes are asked for, and with every tensor in its smallest" in capsys.readouterr().err
+    device = "export.target={device: raspberry_pi_5_4gb, context_tokens: 256, min_tokens_per_second: 1000000}"
+    assert cli.main([*words, device]) == 2
+    assert "nothing is left" in capsys.readouterr().err
+    assert cli.main([*words, "export.target={bits_per_weight: 5}"]) == 0
+
+
 def test_safety_items_are_read_before_anything_is_trained(work):
     assert _problems(work, "check.safety_items=./nowhere.jsonl")[1].strip().startswith("check.safety_items:")
     assert "Did you mean 'medicine'" in _problems(work, "check.safety_items=medicin")[1]
