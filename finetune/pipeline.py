@@ -24,7 +24,7 @@ from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
 from export.companions import Compare
 from export.compare import AS_TRAINED, Comparison, Gate, compare_steps
-from export.errors import TrainingError
+from export.errors import RecipeError, TrainingError
 from export.gate import Judged, judge
 from export.hardware import available_cores, environment, package_versions, return_freed_memory
 from export.page import write_page
@@ -47,6 +47,7 @@ from finetune.methods import Adapter, TrainingResult
 from finetune.preflight import inspect, inspect_base
 from finetune.recipe import Recipe, dump
 from finetune.subjects import items_of, subjects_of_run
+from finetune.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,6 +69,7 @@ class Run:
 
     def until(self, last: Stage) -> Report | None:
         """Runs the stages up to `last`; the report when that is the check."""
+        self._refuse_another_run()
         self._preflight()
         self.splits  # noqa: B018 - asking for a stage runs it; rows that cannot be used leave nothing behind
         self._write_recipe()
@@ -89,6 +91,19 @@ class Run:
         tokenizer = load_tokenizer(self.base.path)
         shown = [(f"train, row {n}", row) for n, row in enumerate(self.rows.conversations("train")[:count], start=1)]
         show_preview(shown, tokenizer, thinking=self.recipe.model.thinking)
+
+    def _refuse_another_run(self) -> None:
+        """Raises RecipeError where the folder holds what was trained on another file: hours of work, maybe."""
+        kept = self.folder / "recipe.yaml"
+        if not kept.is_file() or not any(read_manifest(self.folder / name) for name in AS_TRAINED):
+            return
+        data = read_yaml(kept).get("data")
+        before = str(data.get("path")) if isinstance(data, dict) else ""
+        if before and Path(before).name != Path(self.recipe.data.path).name:
+            raise RecipeError(
+                f"{self.folder} holds a run of other rows, which would be replaced: {before}, where this recipe has "
+                f"{self.recipe.data.path}. Give the recipe another name, --out another folder, or remove this one."
+            )
 
     def _write_recipe(self) -> None:
         """Keeps the resolved recipe."""

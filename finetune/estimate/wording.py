@@ -5,6 +5,7 @@ A figure is never shown without its range, rounded to what the range allows.
 
 from collections.abc import Sequence
 
+from export.reference import TOP_K
 from export.wording.sizes import gigabytes
 from finetune.estimate.estimating import Estimate
 from finetune.estimate.memory import ERROR_SHARE, Range
@@ -28,7 +29,8 @@ def table(found: Estimate) -> tuple[str, ...]:
         f"{_fit(found)}",
         *(f"  {gigabytes(stage.size_bytes):>9}  {stage.name}, the processor's memory" for stage in found.stages[:1]),
         *(f"  {gigabytes(stage.size_bytes):>9}  {stage.name}" for stage in found.stages[1:]),
-        f"disk: {gigabytes(found.disk_bytes)} with the base, the merged folder and every export, within a fifth",
+        f"disk: {gigabytes(found.disk_bytes)} with the base, the merged folder and every export, within a fifth; and "
+        f"{TOP_K * 8 / 1e3:.0f} kB in check/ for each scored token",
         f"time of training: {duration_text(found.seconds)}{_per_rows(found)}",
         f"speed: {found.hardware.flops_per_second / 1e12:,.3g} TFLOPS ({found.hardware.source}), of which a training "
         f"reaches {found.hardware.efficiency[0]:.0%} to {found.hardware.efficiency[1]:.0%}",

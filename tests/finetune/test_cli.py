@@ -298,6 +298,13 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
     assert "train.lora.rank 16 -> 4" in third
     assert "merge: running again, because of adapter" in third
 
+    # what was trained on other rows is not replaced
+    (work / "others.jsonl").write_bytes((work / "rows.jsonl").read_bytes())
+    assert cli.main(["merge", "recipe.yaml", "--set", "data.path=others.jsonl"]) == 2
+    assert "holds a run of other rows, which would be replaced" in capsys.readouterr().err
+    assert cli.main(["merge", "recipe.yaml", "--set", "train.lora.rank=4"]) == 0
+    assert "train: already done" in capsys.readouterr().out
+
 
 def test_training_sees_the_turn_end_and_nothing_of_the_prompt(work, model):
     from export.chat_tokenizer import load_tokenizer
