@@ -245,8 +245,8 @@ def summary(made: Bundle) -> list[str]:
                 "formats that its jsonschema does not know"
             )
         lines += [
-            f"grammar: takes {found.mean:.2e} of {found.subject}'s probability at a token of a right answer (90 % "
-            f"interval {found.interval[0]:.2e} to {found.interval[1]:.2e}; at most {found.largest:.2e}; "
+            f"grammar: takes {found.mean:.3%} of {found.subject}'s probability at a token of a right answer (90 % "
+            f"interval {found.interval[0]:.3%} to {found.interval[1]:.3%}; at most {found.largest:.3%}; "
             f"{found.rows:,} rows, {found.tokens:,} tokens)"
             for found in made.grammar.rejected
         ]
