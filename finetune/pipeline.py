@@ -93,13 +93,22 @@ class Run:
         show_preview(shown, tokenizer, thinking=self.recipe.model.thinking)
 
     def _refuse_another_run(self) -> None:
-        """Raises RecipeError where the folder holds what was trained on another file: hours of work, maybe."""
+        """Raises RecipeError where the folder holds what was trained on other rows from elsewhere: maybe hours of work.
+
+        Rows that were changed where they lie, or moved as they are, are the same ones.
+        """
         kept = self.folder / "recipe.yaml"
         if not kept.is_file() or not any(read_manifest(self.folder / name) for name in AS_TRAINED):
             return
-        data = read_yaml(kept).get("data")
-        before = str(data.get("path")) if isinstance(data, dict) else ""
-        if before and Path(before).name != Path(self.recipe.data.path).name:
+        data, rows = read_yaml(kept).get("data"), read_manifest(self.folder / "data")
+        before = str(data.get("path")) if isinstance(data, dict) else self.recipe.data.path
+        if rows is None or before == self.recipe.data.path:
+            return
+        known = {
+            key: value for key, value in rows.inputs.items() if key in ("source.data_sha256", "source.data_revision")
+        }
+        found = identity(self.recipe.data, seed=self.recipe.seed, offline=False)
+        if any(found.get(key.removeprefix("source.")) != value for key, value in known.items()):
             raise RecipeError(
                 f"{self.folder} holds a run of other rows, which would be replaced: {before}, where this recipe has "
                 f"{self.recipe.data.path}. Give the recipe another name, --out another folder, or remove this one."

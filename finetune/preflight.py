@@ -56,7 +56,7 @@ def inspect(recipe: Recipe) -> tuple[str, ...]:
         looked_at("check.measures", lambda: recipe.check.options(chosen.template.labels))
     unread = None
     if chosen is not None and rows is not None:
-        unread = looked_at("check.measures", lambda: _unread(recipe.check, rows.answers, chosen.template.labels))
+        unread = looked_at("check.measures", lambda: _unread(recipe.check, rows, chosen.template.labels))
     safety = looked_at("check.safety_items", lambda: _safety(recipe.check))
     ignored = looked_at("model", lambda: _thinking_is_ignored(recipe.model))
     exports = looked_at("export", lambda: _exports(recipe.export))
@@ -132,17 +132,19 @@ class _SeenRows(NamedTuple):
 
     said: str
     answers: tuple[str, ...] = ()
+    are_all: bool = False
 
 
-def _unread(check: CheckSettings, answers: tuple[str, ...], labels: tuple[str, ...]) -> tuple[str, ...]:
+def _unread(check: CheckSettings, rows: _SeenRows, labels: tuple[str, ...]) -> tuple[str, ...]:
     """A line for each check that some of the answers give nothing to score by.
 
-    Raises RecipeError where that is all of them: whatever is trained, nothing could be told of it.
+    Raises RecipeError where that is all answers of all rows: whatever is trained, nothing could be told of it.
     """
+    answers = rows.answers
     unread = {name: (step, step.unread(answers, labels)) for name, step in check.measures.named().items()}
-    useless = [name for name, (_, texts) in unread.items() if answers and len(texts) == len(answers)]
+    useless = rows.are_all and [name for name, (_, texts) in unread.items() if answers and len(texts) == len(answers)]
     said = [
-        f"{name} expects {step.reads}, which {len(texts)} of {len(answers)} answers are not, such as {texts[0][:60]!r}"
+        f"{name} expects {step.reads}, which {len(texts)} of the {'' if rows.are_all else 'first '}{len(answers)} answers are not, such as {texts[0][:60]!r}"
         for name, (step, texts) in unread.items()
         if texts
     ]
@@ -179,13 +181,13 @@ def _rows(settings: DataSettings, seed: int, chosen: ChosenTemplate | None) -> _
             problems.append(str(error))
     these = f"{'first' if count == ROWS_LOOKED_AT else 'all'} {count} rows"
     if not problems:
-        return _SeenRows(f"({these} fit the template)", tuple(answers))
+        return _SeenRows(f"({these} fit the template)", tuple(answers), are_all=count < ROWS_LOOKED_AT)
     others = len(problems) - 1
     more = f" (of the {these.removeprefix('all ')}, {others} more cannot be used)" if others else ""
     if len(problems) == count or not settings.contract.drops_broken:
         raise DataError(f"{problems[0]}{more}")
     dropped = f"{len(problems)} cannot be used and will be dropped, as data.contract allows: {problems[0]}"
-    return _SeenRows(f"({these}: {dropped})", tuple(answers))
+    return _SeenRows(f"({these}: {dropped})", tuple(answers), are_all=count < ROWS_LOOKED_AT)
 
 
 def _model_config(settings: ModelSettings) -> dict[str, Any] | None:

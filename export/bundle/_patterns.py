@@ -11,8 +11,12 @@ Span = tuple[int, int]
 
 _LAST = 0x10FFFF
 _DIGITS = ((0x30, 0x39),)
-# ECMA-262 means ASCII by these, and the validators written in Python mean all of Unicode.
-_READ_IN_TWO_WAYS = {"w": "[A-Za-z0-9_]", "W": "[^A-Za-z0-9_]", "s": "[ ]", "S": "[^ ]", "D": "[^0-9]"}
+# ECMA-262 means ASCII by \d and \w, and validators written in Python all of Unicode: here it is what both let pass.
+_WORD, _SPACE = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)), ((0x09, 0x0D), (0x20, 0x20))
+_ANY_SPACE = (
+    *((0x09, 0x0D), (0x1C, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)),
+    *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
+)
 _LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 # What JSON writes as an escape of one letter (RFC 8259, section 7), and all that it never writes as it is.
 _ESCAPED = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
@@ -84,10 +88,12 @@ def _opened(text: str, place: int) -> int:
 def _escape(text: str, place: int) -> tuple[tuple[Span, ...], int]:
     """The characters that an escape stands for, and where it ends."""
     sign = text[place + 1 : place + 2]
-    if sign == "d":
-        return _DIGITS, place + 2
-    if sign in _READ_IN_TWO_WAYS:
-        raise ValueError(f"{text[place : place + 2]!r}, which is read in two ways; write {_READ_IN_TWO_WAYS[sign]}")
+    if sign in ("d", "w", "s"):
+        return {"d": _DIGITS, "w": _WORD, "s": _SPACE}[sign], place + 2
+    if sign == "S":
+        return _without(((0, _LAST),), _ANY_SPACE), place + 2
+    if sign in ("D", "W"):
+        raise ValueError(f"{text[place : place + 2]!r}, which is read in two ways: write out which characters")
     if sign in _CONTROLS:
         return ((_CONTROLS[sign], _CONTROLS[sign]),), place + 2
     if code := _CODE.match(text, place + 1):

@@ -54,6 +54,8 @@ class _Preparing:
         if "allOf" in read_of(schema):
             return self._schema_at(*self._merged(schema, where))
         found = {keyword: schema[keyword] for keyword in schema if keyword in read_of(schema)}
+        if "properties" in found and "required" in schema:  # those that are no properties are told
+            found["required"] = [name for name in schema["required"] if name in found["properties"]]
         if "$ref" in found:
             found["$ref"] = self._renamed(found["$ref"], where)
         if "pattern" in found:
@@ -100,13 +102,27 @@ class _Preparing:
         beside = {keyword: schema[keyword] for keyword in schema if keyword in _OF_OBJECTS}
         places = [(part, f"{where}/allOf/{place}") for place, part in enumerate(schema["allOf"]) if part is not True]
         if len(places) == 1 and not beside.keys() - {"type"}:
-            return places[0]
+            return self._only_part(*places[0], beside.get("type"))
         merged: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
         for part, place in [(beside, where), *(self._followed(*one) for one in places)]:
             if isinstance(part, Mapping) and "allOf" in part:
                 part, place = self._merged(part, place)
             _put_together(merged, part, place)
+        if not merged["properties"]:
+            raise _refused(f"{where}/allOf", "names no properties", "Write its parts as one schema.")
         return merged, where
+
+    def _only_part(self, part: Any, place: str, kind: Any) -> tuple[Any, str]:
+        """The only part of an allOf, of the type that stands beside it."""
+        if kind is None:
+            return part, place
+        part, place = self._followed(part, place)
+        if not isinstance(part, Mapping):
+            return part, place
+        if part.get("type", kind) != kind:
+            to_do = "Give one type."
+            raise _refused(f"{place}/type", f"is {part['type']!r} beside {kind!r}", to_do)
+        return {**part, "type": kind}, place
 
     def _followed(self, schema: Any, where: str) -> tuple[Any, str]:
         """What a $ref leads to in the end, and where that is; the schema itself where it is none."""
@@ -162,13 +178,12 @@ def _pattern(pattern: str, where: str) -> str:
 
 
 def _put_together(merged: dict[str, Any], part: Any, place: str) -> None:
-    """Adds what a part asks of an object to `merged`. Raises ExportError for what asks for something else as well."""
-    if (
-        not isinstance(part, Mapping)
-        or part.get("type", "object") != "object"
-        or read_of({**part, "type": "object"}) - (_OF_OBJECTS | {"additionalProperties"})
-    ):
-        raise _refused(place, "is a part of an allOf that cannot be put together with the others", "Write one schema.")
+    """Adds what a part asks of an object's properties to `merged`; the rest of it is told (`_schema_reading`).
+
+    Raises ExportError for what cannot be asked of one object.
+    """
+    if not isinstance(part, Mapping) or part.get("type", "object") != "object":
+        raise _refused(place, "is a part of an allOf that is no object, as the others are", "Write one schema.")
     if part.get("additionalProperties", True) is not True:
         to_do = "Name all keys in one schema."
         raise _refused(f"{place}/additionalProperties", "closes a part of an allOf", to_do)

@@ -5,7 +5,7 @@ open: what its `visit` does (llama_cpp.llama_grammar) with what `_schema_prepari
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 # Formats of text that the converter has rules for (llama_cpp.llama_grammar, STRING_FORMAT_RULES and uuid).
@@ -37,9 +37,11 @@ def not_enforced(schema: Any, where: str) -> Iterator[str]:
             yield from not_enforced(inner, f"{where}/{keyword}/{place}")
     for keyword in _SINGLE:
         yield from not_enforced(within.get(keyword), f"{where}/{keyword}")
-    alone = len(within.get("allOf", ())) == 1 and not schema.keys() & {"properties", "required"}
-    for place, inner in enumerate(within.get("allOf", ())):
-        yield from _not_enforced_part(inner, f"{where}/allOf/{place}", alone=alone)
+    parts = within.get("allOf", ())
+    alone = len(parts) == 1 and not schema.keys() & {"properties", "required"}
+    named = {name for part in (schema, *parts) if isinstance(part, Mapping) for name in part.get("properties", {})}
+    for place, inner in enumerate(parts):
+        yield from _not_enforced_part(inner, f"{where}/allOf/{place}", named, alone=alone)
 
 
 def _is_looser(keyword: str, value: Any) -> bool:
@@ -50,18 +52,24 @@ def _is_looser(keyword: str, value: Any) -> bool:
     return keyword == "oneOf" or (keyword == "format" and value in ("date", "date-time"))
 
 
-def _not_enforced_part(part: Any, where: str, *, alone: bool) -> Iterator[str]:
-    """The same for a part of an allOf: by itself it is read as it stands; of several what objects may hold."""
+def _not_enforced_part(part: Any, where: str, named: Set[str], *, alone: bool) -> Iterator[str]:
+    """The same for a part of an allOf: by itself it is read as it stands; of several what objects may hold.
+
+    `named` are the properties that any of the parts has, as far as they stand there.
+    """
     if alone or not isinstance(part, Mapping):
         yield from not_enforced(part, where)
         return
+    read = {"$ref", "allOf", "type", "properties", "additionalProperties"}
+    if set(part.get("required", ())) <= named:
+        read.add("required")
     for keyword in part:
-        if keyword not in {"$ref", "allOf", "type", "properties", "required", "additionalProperties"} | WITHOUT_RULE:
+        if keyword not in read | WITHOUT_RULE:
             yield f"{where}/{keyword}"
     for name, inner in part.get("properties", {}).items():
         yield from not_enforced(inner, f"{where}/properties/{name}")
     for place, inner in enumerate(part.get("allOf", ())):
-        yield from _not_enforced_part(inner, f"{where}/allOf/{place}", alone=False)
+        yield from _not_enforced_part(inner, f"{where}/allOf/{place}", named, alone=False)
 
 
 def read_of(schema: Mapping[str, Any]) -> set[str]:

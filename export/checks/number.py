@@ -6,10 +6,11 @@ fractions: 0.1 is 1/10, and no tolerance lets a near miss pass.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import ClassVar
 
 from export.checks._base import Check, Items, Measurement, Observation, share
-from export.checks._numerals import Number, numbers_in, times_in
+from export.checks._numerals import Number, final_time, is_spaced, joined, numbers_in
 
 _MARK = "####"
 _BOX = "\\boxed{"
@@ -24,32 +25,41 @@ class LastNumber(Check):
 
     def unread(self, expected: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
         """Those without a number: every answer to their rows is wrong."""
-        return tuple(text for text in expected if answer_in(text) is None and not times_in(text))
+        return tuple(text for text in expected if not _says_any(text))
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """One score of 0 or 1 per row; a row whose reference has no number is always wrong, and noted."""
         rows = list(zip(work.expected(), work.given(seen), strict=True))
-        given = [answer_in(text) for _, text in rows]
         right = [float(is_right(text, reference)) for reference, text in rows]
         without = len(self.unread([reference for reference, _ in rows], ()))
         note = f"{without:,} of {len(rows):,} references hold no number: they count as wrong" if without else ""
         said = "answers with a number, right or not: no limit is asked of it"
         return (
             share("number_match", seen, right, note=note),
-            share("number_given", seen, [float(number is not None) for number in given], note=said, judged=False),
+            share("number_given", seen, [float(_says_any(text)) for _, text in rows], note=said, judged=False),
         )
 
 
-def is_right(answer: str, reference: str) -> bool:
-    """Whether an answer ends in the reference's number; or in its time of the day, where it has that and no number.
+def _says_any(text: str) -> bool:
+    return answer_in(text) is not None or final_time(text) is not None
 
-    12:00 is no number: it cannot be a ratio. 9:45 can, and is compared as one.
+
+def is_right(answer: str, reference: str) -> bool:
+    """Whether an answer ends in the reference's number, or in its time of the day: 9:45 is not 8:40, one ratio though.
+
+    Where the answer has no time, 3:10 may be said as the ratio 3/10, and 3:00 as 3. "12 500" may be one number or two:
+    it is right by either.
     """
-    wanted, times = answer_in(reference), times_in(reference)
-    if wanted is None:
-        return bool(times) and times_in(answer)[-1:] == times[-1:]
-    given = answer_in(answer)
-    return given is not None and wanted.equals(given)
+    time = final_time(reference)
+    if time is not None:
+        hours, minutes = time
+        if (said := final_time(answer)) is not None:
+            return said == time
+        given = answer_in(answer)
+        return given is not None and given.value == Fraction(hours, minutes or 1)
+    wanted = answer_in(joined(reference)) if is_spaced(reference) else answer_in(reference)
+    readings = (answer_in(answer), answer_in(joined(answer)))
+    return wanted is not None and any(number is not None and wanted.equals(number) for number in readings)
 
 
 def answer_in(text: str) -> Number | None:

@@ -18,6 +18,10 @@ from export.checks._words import plain, split_han, without_punctuation
 # A letter or digit of Latin, Greek or Cyrillic script: Chinese, Japanese, Korean and Thai part words by no space, or
 # add to them.
 _SPACED = r"[^\W_\u0590-\U0010ffff]"
+# Behind a word, a number or its unit a dash is no sign (pre-1945, 737-800, 2008年-2010年), and a point no decimal's.
+_SIGN_BEFORE = re.compile(r"(?<![A-Za-z0-9)\]])[-−]\Z")
+_RANGE_BEFORE = re.compile(r"\d(?:[°℃%]C?|[年月日号点时分秒度米元岁周天个层楼人次]|小时|分钟|公里|千米|公斤|千克)\Z")
+_BARE_POINT_BEFORE = re.compile(r"(?<![\w.)\]])\.\Z")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 # Punctuation that says what a number is. A private character stands for each while the rest is taken out.
 _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
@@ -100,11 +104,19 @@ def is_quote(answer: str, context: str) -> bool:
         return False
     left = rf"(?<!{_SPACED})(?<!\d[.,])" if re.match(_SPACED, said) else ""
     right = rf"(?!{_SPACED}|[.,]\d)" if re.match(_SPACED, said[-1]) else ""
-    if said[0].isdigit():  # a point or a dash behind a space begins a number; behind a word it does not: No.5, pre-1945
-        left += r"(?<![\s(][-−+±.])(?<![\s(][-−+±]\.)"
-    elif re.match(r"[-−]\d", said):
-        left += r"(?<![\w)])"
-    return re.search(left + re.escape(said) + right, " " + " ".join(context.split())) is not None
+    text = " ".join(context.split())
+    found = re.finditer(left + re.escape(said) + right, text)
+    return any(not _is_within_a_number(text[: one.start()], said) for one in found)
+
+
+def _is_within_a_number(before: str, said: str) -> bool:
+    """Whether a quote leaves out a number's sign or its point, or takes a range's dash for a sign."""
+    if re.match(r"[-−]\d", said):
+        return _SIGN_BEFORE.search(before + said[0]) is None or _RANGE_BEFORE.search(before) is not None
+    if not said[0].isdigit():
+        return False
+    signed = _SIGN_BEFORE.search(before) is not None and _RANGE_BEFORE.search(before[:-1]) is None
+    return signed or _BARE_POINT_BEFORE.search(before) is not None
 
 
 def _same(answer: str, gold: str) -> bool:

@@ -197,7 +197,7 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
             ("1/2 m", 2, False),
             ("5‰", 5, False),
         ),
-        *(("turn -.5", 5, False), ("turn - 90", 90, False), ("转負90度", 90, False), ("转負90度", -90, True)),
+        *(("turn -.5", 5, False), ("转負90度", 90, False), ("转負90度", -90, True)),
         *(
             ("5萬步", 5, False),
             ("3 万", 3, False),
@@ -237,6 +237,23 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
             ("20-25度", 25, True),
             ("20度-25度", 25, True),
         ),
+        *(
+            ("rotate joint 1 -90 degrees", 90, False),
+            ("rotate joint 1 -90 degrees", -90, True),
+            ("关节1 -90度", -90, True),
+        ),
+        *(("冰箱二区-18度", 18, False), ("冰箱二区-18度", -18, True), ("第2轴 -30度", -30, True), ("3到-5", -5, True)),
+        *(("周一-5度", -5, True), ("周一-5度", 5, False), ("零下约5度", -5, True)),
+        *(("kitchen lights - 50%", 50, True), ("order - 2 pizzas", 2, True), ("set alarm — 7 am", 7, True)),
+        *(("meeting 9:00 am - 11:00 am", "11:00 am", True), ("5 m - 10 m", 10, True), ("客厅 - 22度", 22, True)),
+        *(("提醒我——8点开会", 8, True), ("20°C - 25°C", 25, True), ("20℃-25℃", 25, True)),
+        *(
+            ("前进三点一四米", "三", False),
+            ("前进三点一四米", "一四", False),
+            ("1点25倍", 1, False),
+            ("1点25倍", 25, False),
+        ),
+        *(("晚上8点3位用餐", 8, True), ("晚上8点3位用餐", 3, True), ("9点2单元门口见", 9, True), ("8点3班", 8, True)),
         *(
             ("8:30", 30, True),
             ("8点20分叫我", 20, True),

@@ -163,6 +163,7 @@ PATTERNS = [
     ),
     *('^[^"0-9]+$', '^["a]+$', '^a"b$', "^.+$", "^[ -~]*$", r"^[^\n]*$", r"^\\$", "^[一-龥]{1,3}$", r"^\u4e00.*$"),
     *(r"^[a-z.-]+@[a-z-]+\.com$", "^a+?b$", r"^[\]\[]$", r"^[^\]]$", r"^\$\{x\}$", r"^a\tb$", "^[^ ]+$", "^a{2,} ?b*$"),
+    *(r"^\w+$", r"^[\w-]+$", r"^\S+$", r"^a\sb$", r"^room \w+$"),
     *(r"^-?[0-9]{1,3}(,[0-9]{3})*$", "^[a|b]$", r"^[\t ]$", r"^(a|)b$", r"^[\d-]+$"),
 ]
 TEXTS = [
@@ -202,7 +203,7 @@ def test_a_pattern_lets_the_texts_pass_that_pythons_does(passes, pattern):
     ("pattern", "named"),
     [
         *(("^left|right$", "'|right', outside"), ("^(x(a|b))|c$", "'|c', outside"), ("left$", "no ^ at its beginning")),
-        *((r"^\w+$", "write [A-Za-z0-9_]"), (r"^[\S]+$", "write [^ ]"), (r"^\D$", "read in two ways")),
+        *((r"^\W+$", "read in two ways"), (r"^\D$", "write out which characters")),
         *(
             (r"^\bleft$", r"\\b"),
             (r"^(a)\1$", r"\\1"),
@@ -290,6 +291,19 @@ OBJECT = {"type": "object"}
             ("a", "b"),
         ),
         ({"allOf": [{"$ref": "#/$defs/day"}], "$defs": {"day": DAY}}, None),
+        ({"type": "integer", "allOf": [{"minimum": 1}]}, None),
+        ({"type": "string", "allOf": [{"minLength": 1}]}, None),
+        ({"type": "string", "allOf": [{"$ref": "#/$defs/day"}], "$defs": {"day": DAY}}, None),
+        ({"type": "integer", "allOf": [{"description": "a number"}]}, None),
+        ({**OBJECT, "allOf": [{"properties": {"a": WHOLE}, "required": ["a"]}, {"required": ["a", "zz"]}]}, ("a",)),
+        (
+            {
+                **OBJECT,
+                "properties": {"a": WHOLE, "b": WHOLE},
+                "allOf": [{"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}],
+            },
+            ("a", "b"),
+        ),
         (
             {
                 **OBJECT,
@@ -353,7 +367,9 @@ def _keys_within(value):
         ({"const": {"a": 1}}, "#/const is a list or an object"),
         ({"properties": {"": TEXT}}, "#/properties has a key without a name"),
         ({"$ref": "#"}, "#/$ref is '#', which leads back to itself"),
-        ({"allOf": [{"properties": {"a": WHOLE}}, {"anyOf": [WHOLE, TEXT]}]}, "#/allOf/1 is a part of an allOf"),
+        ({"allOf": [{"properties": {"a": WHOLE}}, WHOLE]}, "#/allOf/1 is a part of an allOf"),
+        ({"allOf": [{"anyOf": [WHOLE, TEXT]}, {"minimum": 1}]}, "#/allOf names no properties"),
+        ({"type": "string", "allOf": [WHOLE]}, "#/allOf/0/type is 'integer' beside 'string'"),
         (
             {"allOf": [{"properties": {"a": WHOLE}}, {"properties": {"a": TEXT}}]},
             "#/allOf/1/properties/a stands in two",

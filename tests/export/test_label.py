@@ -44,6 +44,11 @@ FEELING = ("正面", "负面", "中性")
         ("B对A错", "B"),
         ("B对，C对", None),
         *(
+            (text, "B")
+            for text in ("我认为B对。", "B对，其他选项都错", "B对，因为光合作用需要光。", "A和C错，B对", "只有B对。")
+        ),
+        *((text, "B") for text in ("A、C、D错，B对。", "A 错，B 对。")),
+        *(
             (text, None)
             for text in ("B对A有影响", "药物A对B不敏感。", "A对B错误率低", "A对B不利", "不是A对。", "没有A对")
         ),

@@ -299,9 +299,15 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
     assert "merge: running again, because of adapter" in third
 
     # what was trained on other rows is not replaced
-    (work / "others.jsonl").write_bytes((work / "rows.jsonl").read_bytes())
-    assert cli.main(["merge", "recipe.yaml", "--set", "data.path=others.jsonl"]) == 2
+    (work / "other").mkdir()
+    lines = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (work / "other/rows.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    other = ["--set", "train.lora.rank=4", "--set", "data.path=other/rows.jsonl"]
+    assert cli.main(["merge", "recipe.yaml", *other]) == 2
     assert "holds a run of other rows, which would be replaced" in capsys.readouterr().err
+    (work / "other/rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert cli.main(["merge", "recipe.yaml", *other]) == 0
+    assert "train: already done" in capsys.readouterr().out
     assert cli.main(["merge", "recipe.yaml", "--set", "train.lora.rank=4"]) == 0
     assert "train: already done" in capsys.readouterr().out
 

@@ -59,13 +59,20 @@ def test_template_data_model_and_exports_are_looked_at(work):
 def test_checks_that_can_read_none_of_the_answers_are_refused_and_some_are_told(work):
     labels = "check.measures.label={labels: ['yes', 'no']}"
     (problem,) = _problems(work, labels, "check.measures.number={}", "check.measures.fields={}")[1:]
-    assert "label expects one of its labels, which 40 of 40 answers are not, such as 'It is 1.'" in problem
+    assert "label expects one of its labels, which 40 of the 40 answers are not, such as 'It is 1.'" in problem
     assert "fields expects JSON" in problem and "number" not in problem
     rows = [*_rows(30), *({"question": f"Is {n}?", "answer": "no idea"} for n in range(10))]
     write(work / "rows.jsonl", rows)
     lines = _inspect(work, "check.measures.number={}")
     assert lines[2] == (
-        "check.measures: number expects text with a number, which 10 of 40 answers are not, such as 'no idea'"
+        "check.measures: number expects text with a number, which 10 of the 40 answers are not, such as 'no idea'"
+    )
+    # rows of another kind may follow the ones looked at
+    mixed = [*({"question": f"Is {n}?", "answer": "no idea"} for n in range(ROWS_LOOKED_AT)), *_rows(30)]
+    write(work / "rows.jsonl", mixed)
+    assert (
+        f"which {ROWS_LOOKED_AT} of the first {ROWS_LOOKED_AT} answers are not"
+        in _inspect(work, "check.measures.number={}")[2]
     )
 
 

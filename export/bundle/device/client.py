@@ -205,21 +205,21 @@ def _continues(before: str, wanted: str, behind: str) -> bool:
 
 
 def _is_signed(before: str) -> bool:
-    """Whether a number behind this text is a negative one; a dash behind another number, or its unit, makes a range."""
-    sign = _SIGN_BEFORE.search(before)
-    return sign is not None and _RANGE_BEFORE.search(before[: sign.start()]) is None
+    """Whether a number behind this text is a negative one: behind a number, its unit or a word a dash is no sign."""
+    return _SIGN_BEFORE.search(before) is not None and _RANGE_BEFORE.search(before[:-1]) is None
 
 
 def _is_decimal(before: str, wanted: str, behind: str) -> bool:
-    """Whether a number stands beside 点 as a decimal point, as in 三点五米; 8点20 and 3点5分 are times of the day."""
-    behind_point = _POINT_BEFORE.search(before) and _ONE_DIGIT.match(wanted + behind)
+    """Whether a number stands beside 点 as a decimal point, as in 三点五米; 8点20 and 8点3位 are times of the day."""
+    behind_point = _POINT_BEFORE.search(before) and _MEASURED.match(wanted + behind)
     return bool(behind_point) or _POINT_BEHIND.match(behind) is not None
 
 
 _HAN_DIGITS, _HAN_UNITS = "零〇一二两三四五六七八九", "十百千万亿萬億"
 _HAN = _HAN_DIGITS + _HAN_UNITS
-_DASHES = "-‐−–—"
-_MINUS = (*_DASHES, *(word + space for word in ("负", "負", "零下", "minus", "negative") for space in ("", " ")))
+_DASHES = "-‐−–"
+_BELOW_ZERO = ("负", "負", "零下", "零下约", "零下大约", "零下大概", "minus", "negative")
+_MINUS = (*_DASHES, *(word + space for word in _BELOW_ZERO for space in ("", " ")))
 _IN_HAN, _IN_HAN_OR_DIGITS = re.compile(f"[{_HAN}]+"), re.compile(f"[0-9{_HAN}]")
 # What makes another number of the digits behind it: decimals, a unit (3万5), a fraction, a power, a word for minus.
 _COUNTS_OTHERWISE_BEFORE = re.compile(
@@ -231,12 +231,16 @@ _COUNTS_OTHERWISE_BEHIND = re.compile(
     rf"[.,]\d|\s?[/⁄×*^]\s?[\d(]|\s\d+[/⁄]\d|\s?(?:千(?![克米瓦卡赫帕焦])|[{_HAN_UNITS.replace('千', '')}])|分之|‰"
     r"|\s*(?:hundred|thousand|million|billion|dozen)\b"
 )
-# Behind a number, with its unit, or within a word, a dash is no sign: 20-25, 5月1日-5月3日, room-5.
-_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}]\s?\Z")
-_RANGE_BEFORE = re.compile(rf"[0-9{_HAN}][\u4e00-\u9fff°%]{{0,2}}\s?\Z")
+# Within a word a dash is no sign (room-5), nor with a space behind it, nor right behind a number or its unit: 20-25,
+# 5月1日-5月3日; but "joint 1 -90" takes away nothing.
+_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}]\Z")
+_RANGE_BEFORE = re.compile(r"\d(?:[°℃%]C?|[年月日号点时分秒度米元岁周天个层楼人次]|小时|分钟|公里|千米|公斤|千克)\Z")
+# A decimal point is one where something is measured (3点5米, 一点二五倍), or nothing follows a numeral (三点五).
 _POINT_BEFORE = re.compile(rf"[0-9{_HAN}]点\Z")
-_ONE_DIGIT = re.compile(rf"[0-9{_HAN_DIGITS}](?![0-9{_HAN}分刻号楼层])")
-_POINT_BEHIND = re.compile(rf"点{_ONE_DIGIT.pattern}")
+_MEASURED = re.compile(
+    rf"(?:[0-9{_HAN_DIGITS}]+(?:[米度倍秒升斤克元块伏瓦%]|公里|千米|厘米|毫米|毫升|公斤|千克|小时|分钟|摄氏度)|[{_HAN_DIGITS}]\Z)"
+)
+_POINT_BEHIND = re.compile(rf"点{_MEASURED.pattern}")
 
 
 def _joined(left: str, right: str) -> bool:
