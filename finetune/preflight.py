@@ -143,8 +143,9 @@ def _unread(check: CheckSettings, rows: _SeenRows, labels: tuple[str, ...]) -> t
     answers = rows.answers
     unread = {name: (step, step.unread(answers, labels)) for name, step in check.measures.named().items()}
     useless = rows.are_all and [name for name, (_, texts) in unread.items() if answers and len(texts) == len(answers)]
+    these = f"the {'' if rows.are_all else 'first '}{len(answers)} answers"
     said = [
-        f"{name} expects {step.reads}, which {len(texts)} of the {'' if rows.are_all else 'first '}{len(answers)} answers are not, such as {texts[0][:60]!r}"
+        f"{name} expects {step.reads}, which {len(texts)} of {these} are not, such as {texts[0][:60]!r}"
         for name, (step, texts) in unread.items()
         if texts
     ]
