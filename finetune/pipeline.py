@@ -100,19 +100,30 @@ class Run:
         kept = self.folder / "recipe.yaml"
         if not kept.is_file() or not any(read_manifest(self.folder / name) for name in AS_TRAINED):
             return
-        data, rows = read_yaml(kept).get("data"), read_manifest(self.folder / "data")
+        data = read_yaml(kept).get("data")
         before = str(data.get("path")) if isinstance(data, dict) else self.recipe.data.path
-        if rows is None or before == self.recipe.data.path:
+        if not self._has_moved(before):
             return
-        known = {
-            key: value for key, value in rows.inputs.items() if key in ("source.data_sha256", "source.data_revision")
-        }
-        found = identity(self.recipe.data, seed=self.recipe.seed, offline=False)
-        if any(found.get(key.removeprefix("source.")) != value for key, value in known.items()):
+        rows = read_manifest(self.folder / "data")
+        was = None if rows is None else rows.inputs.get("source.data_sha256")
+        if was is None or self._rows_sha256() != was:
             raise RecipeError(
                 f"{self.folder} holds a run of other rows, which would be replaced: {before}, where this recipe has "
                 f"{self.recipe.data.path}. Give the recipe another name, --out another folder, or remove this one."
             )
+
+    def _has_moved(self, before: str) -> bool:
+        """Whether the recipe's rows are elsewhere than those that were trained on."""
+        if self.recipe.data.origin != "local" or ":" in before:
+            return before != self.recipe.data.path
+        return Path(before).expanduser().resolve() != Path(self.recipe.data.path).expanduser().resolve()
+
+    def _rows_sha256(self) -> str | None:
+        """The hash of a local recipe's rows; None for others, and where there are none."""
+        path = Path(self.recipe.data.path).expanduser()
+        if self.recipe.data.origin != "local" or not path.exists():
+            return None
+        return identity(self.recipe.data, seed=self.recipe.seed, offline=True).get("data_sha256")
 
     def _write_recipe(self) -> None:
         """Keeps the resolved recipe."""

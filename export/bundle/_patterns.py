@@ -110,7 +110,11 @@ def _class(text: str, place: int) -> tuple[tuple[Span, ...], int]:
     at = place + 1 + is_negated
     spans: list[Span] = []
     while text[at : at + 1] != "]":
+        if is_negated and text.startswith(("\\w", "\\d"), at):
+            raise ValueError(f"{text[at : at + 2]!r} in [^], which is read in two ways: write out which characters")
         found, at = _member(text, at)
+        if is_negated and found == _SPACE:
+            found = _ANY_SPACE
         if text[at : at + 1] == "-" and text[at + 1 : at + 2] not in ("]", ""):
             last, at = _member(text, at + 1)
             if len(found) > 1 or len(last) > 1 or found[0][0] != found[0][1] or found[0][0] > last[0][1]:

@@ -119,7 +119,12 @@ class _Preparing:
         part, place = self._followed(part, place)
         if not isinstance(part, Mapping):
             return part, place
-        if part.get("type", kind) != kind:
+        own = part.get("type")
+        if part.keys() & {"enum", "const"} or own == kind or (own == "integer" and kind == "number"):
+            return part, place
+        if isinstance(kind, list) and own in kind:
+            return part, place
+        if own is not None:
             to_do = "Give one type."
             raise _refused(f"{place}/type", f"is {part['type']!r} beside {kind!r}", to_do)
         return {**part, "type": kind}, place
@@ -184,6 +189,11 @@ def _put_together(merged: dict[str, Any], part: Any, place: str) -> None:
     """
     if not isinstance(part, Mapping) or part.get("type", "object") != "object":
         raise _refused(place, "is a part of an allOf that is no object, as the others are", "Write one schema.")
+    for choice in ("anyOf", "oneOf"):
+        only_asks = all(isinstance(one, Mapping) and not one.keys() - {"required"} for one in part.get(choice, ()))
+        if choice in part and not (only_asks and "/allOf/" in place):  # behind a reference nobody would tell of it
+            to_do = "Write one schema, with the choice outermost."
+            raise _refused(f"{place}/{choice}", "is a choice within an allOf", to_do)
     if part.get("additionalProperties", True) is not True:
         to_do = "Name all keys in one schema."
         raise _refused(f"{place}/additionalProperties", "closes a part of an allOf", to_do)

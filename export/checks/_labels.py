@@ -44,10 +44,9 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 _RIGHT = r"(?:选项|项)?\s*(?:是)?(?:正确|对的)|\s+is\s+(?:the\s+)?(?:correct|right)\b"
-# 对 alone is "right" only where a clause does nothing but judge labels, as 我认为B对: A对B不敏感 says something else.
+# 对 alone is "right" only where an answer does nothing but judge labels, as B对,A错: A对B不敏感 says something else.
 _JUDGEMENT = r"\s*(?:选项|项)?\s*(?:是)?(?:(?P<right>正确|对)|错误?|不对|不正确)的?\s*"
-_BEFORE_JUDGEMENTS = r"\s*(?:(?:我|个人)?(?:认为|觉得|想)|所以|因此|故|那么|应该是|只有|其中)?\s*"
-_CLAUSE = re.compile(r"[^,;。!\n]+")
+_BETWEEN_JUDGEMENTS = r"[\s,;。!.]*"
 _EITHER = r"(?:还是|或者?|\bor\b)"
 _BETWEEN = r"(?:[\s,、;/&+和与及()\[\]\"'`*]|\band\b)+"
 # Behind a label that opens an answer, what tells `B. 水` and `yes, because` from the words `A cat` and `no one`.
@@ -64,7 +63,6 @@ class Reader(NamedTuple):
     either: re.Pattern[str]
     right: re.Pattern[str]
     judged: re.Pattern[str]
-    only_judged: re.Pattern[str]
 
     def named(self, text: str) -> str | None:
         """The label that a text spells; in any case, unless case is all that tells two labels apart."""
@@ -88,10 +86,7 @@ def reader(labels: tuple[str, ...]) -> Reader:
         several=re.compile(rf"(?:{one})(?:{_BETWEEN}(?:{one}))+", flags),
         either=re.compile(rf"{_CLOSED}{_EITHER}{_OPENED}(?:{one})", flags),
         right=re.compile(rf"(?P<label>{one}){_CLOSED}(?:{_RIGHT})", flags),
-        judged=re.compile(rf"(?P<label>{one}){_JUDGEMENT}", flags),
-        only_judged=re.compile(
-            rf"{_BEFORE_JUDGEMENTS}(?:(?:{one}){_JUDGEMENT.replace('?P<right>', '?:')})+\.?\s*", flags
-        ),
+        judged=re.compile(rf"(?P<labels>(?:{one})(?:{_BETWEEN}(?:{one}))*){_JUDGEMENT}{_BETWEEN_JUDGEMENTS}", flags),
     )
 
 
@@ -115,7 +110,7 @@ def label_in(answer: str, labels: tuple[str, ...]) -> str | None:
     for cues in (_ANSWER, _CONCLUSION):
         if (last := next(_behind(known, text, cues), None)) is not None:
             return last
-    if (judged_right := _judged_right(known, plain(answer))) is not None:
+    if "?" not in plain(answer) and (judged_right := _judged_right(known, text)) is not None:
         return judged_right
     praised = {known.named(found["label"]) for found in known.right.finditer(text)}
     for said in (praised, set(_behind(known, text, _OPTION))):
@@ -125,11 +120,15 @@ def label_in(answer: str, labels: tuple[str, ...]) -> str | None:
 
 
 def _judged_right(known: Reader, text: str) -> str | None:
-    """The one label of which a clause says nothing but that it is right; None where there is none, or another."""
-    clauses = [found.group() for found in _CLAUSE.finditer(text)]
-    judged = [found for one in clauses if known.only_judged.fullmatch(one) for found in known.judged.finditer(one)]
-    right = {known.named(found["label"]) for found in judged if found["right"]}
-    return right.pop() if len(right) == 1 else None
+    """The one label that is right by a text which says of labels whether they are, and nothing else."""
+    place, right = 0, []
+    while place < len(text):
+        found = known.judged.match(text, place)
+        if found is None:
+            return None
+        right += known.one.findall(found["labels"]) if found["right"] else []
+        place = found.end()
+    return _together(known, right) if len(set(right)) == 1 else None
 
 
 def _without_latex(text: str) -> str:

@@ -49,7 +49,6 @@ _SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 # With plain spaces only what ends in 000 is one number for certain: "97 98 99 100" are four.
 _PLAINLY_SPACED = re.compile(r"(?<![\d.,/^])[1-9]\d{0,2}(?: \d{3})* 000(?!\s*[\d/])")
 _MAYBE_SPACED = re.compile(r"(?<![\d.,/^])[1-9]\d{0,2}(?: \d{3})+(?!\d|\s*/)")
-_ONLY_SPACED = re.compile(rf"\D*{_MAYBE_SPACED.pattern}\D*")
 # A time of the day, which may be a ratio as well.
 _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?![\d:])")
 # 千 before a unit is a part of it: 千克 is a kilogram.
@@ -100,9 +99,9 @@ def final_time(text: str) -> tuple[int, int] | None:
     return None if last is None or re.search(r"\d", shown[last.end() :]) else (int(last[1]), int(last[2]))
 
 
-def is_spaced(text: str) -> bool:
-    """Whether all digits of a text are one number with its thousands apart, as in "12 500 dollars"."""
-    return _ONLY_SPACED.fullmatch(text) is not None
+def without_times(text: str) -> str:
+    """The text with what may be times of the day taken out."""
+    return _TIME.sub(";", plain(text))
 
 
 def joined(text: str) -> str:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from export.checks._base import Check, Items, Measurement, Observation, share
-from export.checks._numerals import Number, final_time, is_spaced, joined, numbers_in
+from export.checks._numerals import Number, final_time, joined, numbers_in, without_times
 
 _MARK = "####"
 _BOX = "\\boxed{"
@@ -41,25 +41,36 @@ class LastNumber(Check):
 
 
 def _says_any(text: str) -> bool:
-    return answer_in(text) is not None or final_time(text) is not None
+    return answer_in(text) is not None or final_time(_said(text)) is not None
 
 
 def is_right(answer: str, reference: str) -> bool:
     """Whether an answer ends in the reference's number, or in its time of the day: 9:45 is not 8:40, one ratio though.
 
-    Where the answer has no time, 3:10 may be said as the ratio 3/10, and 3:00 as 3. "12 500" may be one number or two:
-    it is right by either.
+    A reference that has both is right by either, and so is "12 500", which may be one number or two. Where the answer
+    has no time, a reference of nothing but 3:10 may be said as the ratio 3/10, and 3:00 as 3.
     """
-    time = final_time(reference)
-    if time is not None:
-        hours, minutes = time
-        if (said := final_time(answer)) is not None:
-            return said == time
-        given = answer_in(answer)
-        return given is not None and given.value == Fraction(hours, minutes or 1)
-    wanted = answer_in(joined(reference)) if is_spaced(reference) else answer_in(reference)
-    readings = (answer_in(answer), answer_in(joined(answer)))
-    return wanted is not None and any(number is not None and wanted.equals(number) for number in readings)
+    wanted_time, given_time = final_time(_said(reference)), final_time(_said(answer))
+    if wanted_time is not None and given_time == wanted_time:
+        return True
+    wanted = _readings(reference)
+    if wanted_time is not None and not wanted and given_time is None:
+        wanted = [Number(Fraction(wanted_time[0], wanted_time[1] or 1))]
+    return any(one.equals(other) for one in wanted for other in _readings(answer))
+
+
+def _readings(text: str) -> list[Number]:
+    """The number that a text ends in, times of the day left out; what may be thousands apart as one, and as many."""
+    found = (answer_in(without_times(reading)) for reading in (text, joined(text)))
+    return [number for number in found if number is not None]
+
+
+def _said(text: str) -> str:
+    """Of a text what holds its answer: what stands behind the last `####`, or in the last `\\boxed{}`."""
+    if _MARK in text:
+        return text.rpartition(_MARK)[2].strip().partition("\n")[0]
+    boxed = _boxed(text)
+    return text if boxed is None else boxed
 
 
 def answer_in(text: str) -> Number | None:

@@ -18,9 +18,9 @@ from export.checks._words import plain, split_han, without_punctuation
 # A letter or digit of Latin, Greek or Cyrillic script: Chinese, Japanese, Korean and Thai part words by no space, or
 # add to them.
 _SPACED = r"[^\W_\u0590-\U0010ffff]"
-# Behind a word, a number or its unit a dash is no sign (pre-1945, 737-800, 2008年-2010年), and a point no decimal's.
-_SIGN_BEFORE = re.compile(r"(?<![A-Za-z0-9)\]])[-−]\Z")
-_RANGE_BEFORE = re.compile(r"\d(?:[°℃%]C?|[年月日号点时分秒度米元岁周天个层楼人次]|小时|分钟|公里|千米|公斤|千克)\Z")
+# Behind a word or a number a dash is no sign (pre-1945, 737-800), and a point no decimal's.
+_SIGN_BEFORE = re.compile(r"(?<![\w)\]])[-−]\Z")
+_TERM_BEFORE = re.compile(rf"(?:{_SPACED}|[)\]])\Z")
 _BARE_POINT_BEFORE = re.compile(r"(?<![\w.)\]])\.\Z")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 # Punctuation that says what a number is. A private character stands for each while the rest is taken out.
@@ -110,13 +110,13 @@ def is_quote(answer: str, context: str) -> bool:
 
 
 def _is_within_a_number(before: str, said: str) -> bool:
-    """Whether a quote leaves out a number's sign or its point, or takes a range's dash for a sign."""
+    """Whether a quote leaves out a number's sign or its point, or takes a range's dash for a sign.
+
+    Behind a word of Chinese a dash may be either, as in 气温-5℃ and 歼-20: both are let pass.
+    """
     if re.match(r"[-−]\d", said):
-        return _SIGN_BEFORE.search(before + said[0]) is None or _RANGE_BEFORE.search(before) is not None
-    if not said[0].isdigit():
-        return False
-    signed = _SIGN_BEFORE.search(before) is not None and _RANGE_BEFORE.search(before[:-1]) is None
-    return signed or _BARE_POINT_BEFORE.search(before) is not None
+        return _TERM_BEFORE.search(before) is not None
+    return said[0].isdigit() and (_SIGN_BEFORE.search(before) or _BARE_POINT_BEFORE.search(before)) is not None
 
 
 def _same(answer: str, gold: str) -> bool:

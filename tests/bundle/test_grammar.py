@@ -203,7 +203,7 @@ def test_a_pattern_lets_the_texts_pass_that_pythons_does(passes, pattern):
     ("pattern", "named"),
     [
         *(("^left|right$", "'|right', outside"), ("^(x(a|b))|c$", "'|c', outside"), ("left$", "no ^ at its beginning")),
-        *((r"^\W+$", "read in two ways"), (r"^\D$", "write out which characters")),
+        *((r"^\W+$", "read in two ways"), (r"^\D$", "write out which characters"), (r"^[^\w]+$", "read in two ways")),
         *(
             (r"^\bleft$", r"\\b"),
             (r"^(a)\1$", r"\\1"),
@@ -292,6 +292,8 @@ OBJECT = {"type": "object"}
         ),
         ({"allOf": [{"$ref": "#/$defs/day"}], "$defs": {"day": DAY}}, None),
         ({"type": "integer", "allOf": [{"minimum": 1}]}, None),
+        ({"type": ["string", "null"], "allOf": [{"enum": ["mon", None]}]}, None),
+        ({"type": "number", "allOf": [{"type": "integer"}]}, None),
         ({"type": "string", "allOf": [{"minLength": 1}]}, None),
         ({"type": "string", "allOf": [{"$ref": "#/$defs/day"}], "$defs": {"day": DAY}}, None),
         ({"type": "integer", "allOf": [{"description": "a number"}]}, None),
@@ -368,7 +370,22 @@ def _keys_within(value):
         ({"properties": {"": TEXT}}, "#/properties has a key without a name"),
         ({"$ref": "#"}, "#/$ref is '#', which leads back to itself"),
         ({"allOf": [{"properties": {"a": WHOLE}}, WHOLE]}, "#/allOf/1 is a part of an allOf"),
-        ({"allOf": [{"anyOf": [WHOLE, TEXT]}, {"minimum": 1}]}, "#/allOf names no properties"),
+        ({"allOf": [{"minProperties": 1}, {"maxProperties": 2}]}, "#/allOf names no properties"),
+        (
+            {
+                "properties": {"a": TEXT},
+                "allOf": [{"oneOf": [{"properties": {"b": WHOLE}}, {"properties": {"c": TEXT}}]}],
+            },
+            "#/allOf/0/oneOf is a choice within an allOf",
+        ),
+        (
+            {
+                "properties": {"a": TEXT},
+                "allOf": [{"$ref": "#/$defs/body"}],
+                "$defs": {"body": {"anyOf": [{"required": ["x"]}, {"required": ["y"]}]}},
+            },
+            "#/$defs/body/anyOf is a choice within an allOf",
+        ),
         ({"type": "string", "allOf": [WHOLE]}, "#/allOf/0/type is 'integer' beside 'string'"),
         (
             {"allOf": [{"properties": {"a": WHOLE}}, {"properties": {"a": TEXT}}]},

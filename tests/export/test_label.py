@@ -45,9 +45,21 @@ FEELING = ("正面", "负面", "中性")
         ("B对，C对", None),
         *(
             (text, "B")
-            for text in ("我认为B对。", "B对，其他选项都错", "B对，因为光合作用需要光。", "A和C错，B对", "只有B对。")
+            for text in (
+                "A和C错，B对",
+                "A、C、D错，B对。",
+                "A 错，B 对。",
+                "**A错，B对**",
+                "“B对”",
+                r"\text{B}对",
+                "B对…",
+            )
         ),
-        *((text, "B") for text in ("A、C、D错，B对。", "A 错，B 对。")),
+        *(
+            (text, None)
+            for text in ("A对，不符合题意；B错，符合题意。", "A、B对，D对，C错", "A对，C也正确", "认为B对，是错误的。")
+        ),
+        *((text, None) for text in ("小明说A错，B对，但其实C", "假设A错，那么B对，与题意矛盾。", "B对，但D更全面。")),
         *(
             (text, None)
             for text in ("B对A有影响", "药物A对B不敏感。", "A对B错误率低", "A对B不利", "不是A对。", "没有A对")

@@ -128,16 +128,23 @@ def test_a_reference_that_is_a_time_is_compared_as_one_and_a_ratio_as_a_ratio():
     expected = ["12:00", "12:00", "at 9:00", "2:30", "3:10", "45", "The trip takes 2 hours: at 12:00.", "10:00", "6:10"]
     given = ["It takes 3 hours: 12:00", "12:30", "9:00 am", "1:15", "3/10", "She earned 45 by 5:00"]
     given += ["12:00", "10 o'clock", "3:5"]
+    expected += ["9:45", "9:45", "9:45", "5 hours (from 9:00 to 14:00)", "12 laps before 9:00", "120 150 180"]
+    given += [
+        r"At \boxed{9:45}, because she left at 8:00.",
+        r"\boxed{8:00}, not 9:45",
+        "#### 9:45\n\nShe left at 8:00.",
+    ]
+    given += ["5", "12", "120, 150, 180"]
     found = numbers(LastNumber(), expected, given)
-    assert scores(found["number_match"]) == [1, 0, 1, 0, 1, 1, 1, 1, 1]
+    assert scores(found["number_match"]) == [1, 0, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1]
     assert not found["number_match"].note
-    assert scores(found["number_given"]) == [1] * 9
+    assert scores(found["number_given"]) == [1] * 15
 
 
 def test_thousands_that_may_be_apart_are_right_by_either_reading():
-    expected = ["12500", "1234567", "100", "12 500 dollars", "12 500 dollars"]
-    given = ["12 500", "about 1 234 567 of them", "the numbers: 97 98 99 100", "12500", "500"]
-    assert scores(numbers(LastNumber(), expected, given)["number_match"]) == [1, 1, 1, 1, 0]
+    expected = ["12500", "1234567", "100", "12 500 dollars", "2 × 1 750 = 3 500\n#### 3 500", "12 500"]
+    given = ["12 500", "about 1 234 567 of them", "the numbers: 97 98 99 100", "12500", "#### 3500", "12"]
+    assert scores(numbers(LastNumber(), expected, given)["number_match"]) == [1, 1, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,10 @@ def test_data_then_train_then_merge_skip_what_is_done(work, capsys):
     other = ["--set", "train.lora.rank=4", "--set", "data.path=other/rows.jsonl"]
     assert cli.main(["merge", "recipe.yaml", *other]) == 2
     assert "holds a run of other rows, which would be replaced" in capsys.readouterr().err
+    assert (
+        cli.main(["merge", "recipe.yaml", "--set", "data.path=generated:cleaning_robot", "--set", "data.rows=40"]) == 2
+    )
+    assert "holds a run of other rows, which would be replaced" in capsys.readouterr().err
     (work / "other/rows.jsonl").write_text("".join(lines), encoding="utf-8")
     assert cli.main(["merge", "recipe.yaml", *other]) == 0
     assert "train: already done" in capsys.readouterr().out

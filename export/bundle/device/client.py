@@ -197,7 +197,7 @@ def _continues(before: str, wanted: str, behind: str) -> bool:
         return changed is not None or _is_decimal(before, wanted, behind)
     if wanted[0] in _DASHES and not _is_signed(before + wanted[0]):
         return True
-    if wanted[0] in ".0123456789" and (_COUNTS_OTHERWISE_BEFORE.search(before) or _is_signed(before)):
+    if wanted[0] in ".0123456789" and (_COUNTS_OTHERWISE_BEFORE.search(before) or _may_be_signed(before)):
         return True
     if wanted[0].isdecimal() and _is_decimal(before, wanted, behind):
         return True
@@ -205,7 +205,12 @@ def _continues(before: str, wanted: str, behind: str) -> bool:
 
 
 def _is_signed(before: str) -> bool:
-    """Whether a number behind this text is a negative one: behind a number, its unit or a word a dash is no sign."""
+    """Whether a number behind this text is a negative one, for certain; behind a number's unit a dash makes a range."""
+    return _SIGN_BEFORE.search(before) is not None and _NUMBER_NEAR.search(before[:-1]) is None
+
+
+def _may_be_signed(before: str) -> bool:
+    """The same, or whether it cannot be told: 冰箱二区-18度 and 5栋-3单元 look alike."""
     return _SIGN_BEFORE.search(before) is not None and _RANGE_BEFORE.search(before[:-1]) is None
 
 
@@ -232,13 +237,19 @@ _COUNTS_OTHERWISE_BEHIND = re.compile(
     r"|\s*(?:hundred|thousand|million|billion|dozen)\b"
 )
 # Within a word a dash is no sign (room-5), nor with a space behind it, nor right behind a number or its unit: 20-25,
-# 5月1日-5月3日; but "joint 1 -90" takes away nothing.
+# 5月1日-5月3日; but in "joint 1 -90" it is one.
 _SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}]\Z")
-_RANGE_BEFORE = re.compile(r"\d(?:[°℃%]C?|[年月日号点时分秒度米元岁周天个层楼人次]|小时|分钟|公里|千米|公斤|千克)\Z")
-# A decimal point is one where something is measured (3点5米, 一点二五倍), or nothing follows a numeral (三点五).
+_UNITS = (
+    "[年月日号点时分秒度米元岁周天个层楼人次升斤块步圈瓦伏倍包杯张页章集档只台份位排座栋路班级°℃%]"
+    "|厘米|毫米|公里|千米|毫升|公斤|千克|小时|分钟|秒钟|点钟|点半|世纪|万元|周岁|°C"
+)
+_RANGE_BEFORE = re.compile(rf"[0-9{_HAN}](?:{_UNITS})\Z|[0-9]\Z")
+_NUMBER_NEAR = re.compile(rf"[0-9{_HAN}][\u4e00-\u9fff°℃%]{{0,3}}\Z")
+# A decimal point is one between Chinese numerals (一点五, but 三点五分) and where something is measured: 3点5米.
 _POINT_BEFORE = re.compile(rf"[0-9{_HAN}]点\Z")
 _MEASURED = re.compile(
-    rf"(?:[0-9{_HAN_DIGITS}]+(?:[米度倍秒升斤克元块伏瓦%]|公里|千米|厘米|毫米|毫升|公斤|千克|小时|分钟|摄氏度)|[{_HAN_DIGITS}]\Z)"
+    rf"(?:[0-9]+(?:[米度倍秒升斤克元块伏瓦圈吨安牛折%]|公里|千米|厘米|毫米|毫升|公斤|千克|小时|分钟|摄氏度|弧度|赫兹|平方|公分|英)"
+    rf"|[{_HAN_DIGITS}]+(?![分刻十半]))"
 )
 _POINT_BEHIND = re.compile(rf"点{_MEASURED.pattern}")
 
