@@ -55,7 +55,9 @@ def explain(schema: type[BaseModel], detail: ErrorDetails) -> str:
         message = f"expected {_described(place.annotation)}"
     found = repr(detail["input"])
     shown = found if len(found) <= 60 else found[:57] + "..."
-    return f"{where}: {message[0].lower()}{message[1:]}; found {shown}."
+    # YAML takes yes, no, on and off without quotes for truth values
+    quote = ". Quote it, as in 'yes'" if detail["type"] == "string_type" and isinstance(detail["input"], bool) else ""
+    return f"{where}: {message[0].lower()}{message[1:]}; found {shown}{quote}."
 
 
 def takes_text(schema: type[BaseModel], keys: Sequence[str]) -> bool:

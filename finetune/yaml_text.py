@@ -85,6 +85,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"there is no file {path}.") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    except IsADirectoryError:
+        inside = path / "recipe.yaml"
+        to_do = f"Name {inside}." if inside.is_file() else "Name a file in it."
+        raise RecipeError(f"{path.absolute()} is a folder; expected a file. {to_do}") from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
     value = parse_yaml(text, str(path))

@@ -37,8 +37,9 @@ def read_report(path: Path) -> Mapping[str, Any]:
         report: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         report["subjects"], report["measurements"], report["comparisons"]
     except FileNotFoundError:
+        missing = path if path.parent.is_dir() else path.parent
         raise ExportError(
-            f"{path} is not there; expected the report of a finished run. Finish it: fieldtune run RECIPE."
+            f"{missing} is not there; expected the report of a finished run. Finish it: fieldtune run RECIPE."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is no report of this version ({error}). Run the check again.") from None

@@ -175,7 +175,7 @@ def test_what_fits_no_branch_of_a_union_is_one_mistake(tmp_path, targets):
 def test_a_section_of_the_wrong_shape_is_told_without_python(tmp_path):
     text = GOOD.replace("export: {gguf: {types: [q8_0]}, gptq: {bits: 4}}", "export: {gptq: true, gguf: {types: 5}}")
     told = _mistakes(tmp_path, text)
-    assert "export.gptq: expected keys and values; found True" in told
+    assert "export.gptq: expected keys and values; found True." in told
     assert "export.gguf.types: expected a list; found 5" in told
 
 
@@ -300,3 +300,17 @@ def test_an_editors_schema_takes_what_a_recipe_takes(tmp_path, train, valid):
         load(_recipe(tmp_path, text))
     else:
         _mistakes(tmp_path, text)
+
+
+def test_a_truth_value_for_a_text_is_told_to_be_quoted(tmp_path):
+    with pytest.raises(RecipeError, match=r"labels\.0: expected text; found True\. Quote it, as in 'yes'\."):
+        load(_recipe(tmp_path), ["check.measures.label={labels: [yes, maybe]}"])
+
+
+def test_a_folder_in_place_of_its_recipe_is_told_with_the_file(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: x", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"is a folder; expected a file\. Name .*recipe\.yaml\."):
+        load(tmp_path)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RecipeError, match="Name a file in it"):
+        load(tmp_path / "other")

@@ -577,7 +577,7 @@ class ServerModel:
 
     def _wait_until_loaded(self) -> None:
         """Until /health says so. Raises RuntimeError where nobody does for two minutes."""
-        until = time.monotonic() + _SECONDS_TO_LOAD
+        until, told = time.monotonic() + _SECONDS_TO_LOAD, False
         while True:
             try:
                 with self._open(f"{self._url}/health", timeout=10):
@@ -587,6 +587,9 @@ class ServerModel:
             except (OSError, http.client.HTTPException) as error:  # not there yet, still loading (503), or another
                 if time.monotonic() > until:
                     raise RuntimeError(f"no llama-server answers at {self._url}: {_words(error)}") from None
+            if not told:
+                print(f"waiting for {self._url}, {_SECONDS_TO_LOAD:.0f} seconds at most", file=sys.stderr, flush=True)
+                told = True
             time.sleep(0.5)
 
     def _post(self, path: str, content: Mapping[str, Any]) -> Any:
