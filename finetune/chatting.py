@@ -34,9 +34,10 @@ def talk(path: Path, *, system: str | None, max_new_tokens: int) -> None:
         partner.encode([*messages, Message(role="user", content="?")])  # a system prompt that no turn could follow
         if partner.engine.rounding:
             print(f"The model is {partner.engine.rounding}.", flush=True)
-        print(f"{path}: type a message; an empty line starts over, Ctrl-D ends. {whose}", flush=True)
-        if trained_on_single_messages(path):
-            print("It was trained on single messages: send an empty line before each new one.", flush=True)
+        alone = (
+            "It was trained on single messages: start over before each. " if trained_on_single_messages(path) else ""
+        )
+        print(f"{path}: type a message; an empty line starts over, Ctrl-D ends. {alone}{whose}", flush=True)
         _converse(partner, messages, max_new_tokens)
     finally:
         partner.engine.close()

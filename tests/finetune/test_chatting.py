@@ -129,7 +129,7 @@ def test_the_first_line_says_which_system_prompt_there_is(model, tmp_path, monke
     assert "System prompt: 'Be brief.', as in training." in capsys.readouterr().out.splitlines()[0]
     assert _talk(monkeypatch, [], tmp_path / "model.gguf", _Engine()) == 0
     assert "none is recorded beside it; --system TEXT gives one." in capsys.readouterr().out.splitlines()[0]
-    hint = "trained on single messages: send an empty line before each new one"
+    hint = "trained on single messages: start over before each."
     assert _talk(monkeypatch, [], merged, _Engine()) == 0
     assert hint in capsys.readouterr().out
     turns = [Message(role=role, content="x") for role in ("user", "assistant") * 2]
