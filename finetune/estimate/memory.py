@@ -31,8 +31,9 @@ _TILE_WORK_BYTES = 7 * _FLOAT32 + 1
 _HOLES = 1.3
 # Resident size of Python with torch, transformers, peft and trl, measured; and of a CUDA context with its libraries.
 _PROCESS_BYTES = {"cpu": 1_000_000_000, "gpu": 600_000_000}
-# Share of the sum by which a run's peak was seen to differ (tests/benchmarks/estimate.py). Of GPUs it is a guess,
-# within which three trainings of half a billion weights lay on a H100 (tests/finetune/test_on_gpu.py).
+# Share of the sum by which a run's peak was seen to differ (tests/benchmarks/estimate.py). Of GPUs it is a guess: on an
+# H100, nine trainings of half a billion to seven billion weights lay within it (tests/finetune/test_on_gpu.py); no
+# other card was tried.
 ERROR_SHARE = {"cpu": 0.25, "gpu": 0.35}
 
 

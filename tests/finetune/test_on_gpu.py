@@ -67,18 +67,20 @@ def test_training_goes_as_on_a_processor(model, start_in_folder, form):
     assert _losses(device)[-1] == pytest.approx(_losses(processor)[-1], rel=0.05)
 
 
-@pytest.fixture(scope="module")
-def half_billion(tmp_path_factory):
-    """Random weights of Qwen2.5-0.5B's dimensions."""
-    return build_base("Qwen2.5-0.5B", tmp_path_factory.mktemp("base") / "model")
+@pytest.fixture(scope="module", params=["Qwen2.5-0.5B", "Qwen3-1.7B", "Qwen2.5-7B"])
+def random_base(request, tmp_path_factory):
+    """Random weights of a known base's dimensions."""
+    return build_base(request.param, tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.mark.parametrize("form", ["lora", "qlora", "recomputing"])
-def test_the_device_memory_is_within_the_error_that_is_told(half_billion, start_in_folder, form):
-    work = start_in_folder(RECIPE.format(model=half_billion), LONG_ROWS)
+def test_the_device_memory_is_within_the_error_that_is_told(random_base, start_in_folder, form):
+    work = start_in_folder(RECIPE.format(model=random_base), LONG_ROWS)
     settings = ["train.batch_size=16", "train.accumulation=2", "train.learning_rate=1e-4", *FORMS[form]]
-    assert cli.main(["train", "recipe.yaml", "--out", "run", *_overrides(settings)]) == 0
     told = estimate(load(work / "recipe.yaml", settings), find_hardware("this_machine"))
+    if told.training_bytes > torch.cuda.get_device_properties(0).total_memory:
+        pytest.skip(f"training is told to take {told.training_bytes / 1e9:.0f} GB, which this device has not")
+    assert cli.main(["train", "recipe.yaml", "--out", "run", *_overrides(settings)]) == 0
     result = _result(work / "run")
     assert told.trained_parameters == result["trainable_parameters"]
     assert told.training_bytes == pytest.approx(result["device_peak_memory_bytes"], rel=ERROR_SHARE["gpu"])
