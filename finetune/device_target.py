@@ -86,7 +86,8 @@ def require_room(step: Target, model: Path, say: Callable[[str], None]) -> None:
         return
     with sixteen_bit_header(model, say) as header:
         content = read_gguf(header)
-        asked = step.bytes_asked(content)
+        sixteen_bit_header_bytes = min(tensor.offset for tensor in content.tensors)
+        asked = step.bytes_asked(sixteen_bit_header_bytes, sum(tensor.weights for tensor in content.tensors))
         if asked is None:
             asked = device_budget(header, find_device(str(step.device), say), limits_of(step), model).size_bytes
     if (least := step.least_bytes(content)) > asked:

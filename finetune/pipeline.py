@@ -23,8 +23,8 @@ from export.categories import by_category
 from export.chat_tokenizer import load_tokenizer
 from export.checks import Items, Measurement
 from export.companions import Compare
-from export.compare import AS_TRAINED, Comparison, Gate, compare_steps
-from export.errors import RecipeError, TrainingError
+from export.compare import Comparison, Gate, compare_steps
+from export.errors import TrainingError
 from export.gate import Judged, judge
 from export.hardware import available_cores, environment, package_versions, return_freed_memory
 from export.page import write_page
@@ -32,6 +32,7 @@ from export.report import Report, write
 from export.retained import RetainedShares, retained_in
 from export.stage import Inputs, Manifest, flatten, read_manifest, run_stage, version_inputs
 from export.subjects import Described
+from finetune import earlier_run
 from finetune.base_model import BaseModelSource, open_base
 from finetune.companions import companions_of
 from finetune.data import DataSettings, Splits, identity, prepare
@@ -47,7 +48,6 @@ from finetune.methods import Adapter, TrainingResult
 from finetune.preflight import inspect, inspect_base
 from finetune.recipe import Recipe, dump
 from finetune.subjects import items_of, subjects_of_run
-from finetune.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,7 +69,7 @@ class Run:
 
     def until(self, last: Stage) -> Report | None:
         """Runs the stages up to `last`; the report when that is the check."""
-        self._refuse_another_run()
+        earlier_run.refuse_another(self.folder, self.recipe)
         self._preflight()
         self.splits  # noqa: B018 - asking for a stage runs it; rows that cannot be used leave nothing behind
         self._write_recipe()
@@ -92,62 +92,18 @@ class Run:
         shown = [(f"train, row {n}", row) for n, row in enumerate(self.rows.conversations("train")[:count], start=1)]
         show_preview(shown, tokenizer, thinking=self.recipe.model.thinking)
 
-    def _refuse_another_run(self) -> None:
-        """Raises RecipeError where the folder holds what was trained on other rows from elsewhere: maybe hours of work.
-
-        Rows that were changed where they lie, or moved as they are, are the same ones.
-        """
-        kept = self.folder / "recipe.yaml"
-        if not kept.is_file() or not any(read_manifest(self.folder / name) for name in AS_TRAINED):
-            return
-        data = read_yaml(kept).get("data")
-        before = str(data.get("path")) if isinstance(data, dict) else self.recipe.data.path
-        if not self._has_moved(before):
-            return
-        rows = read_manifest(self.folder / "data")
-        was = None if rows is None else rows.inputs.get("source.data_sha256")
-        if was is None or self._rows_sha256() != was:
-            raise RecipeError(
-                f"{self.folder} holds a run of other rows, which would be replaced: {before}, where this recipe has "
-                f"{self.recipe.data.path}. Give the recipe another name, --out another folder, or remove this one."
-            )
-
-    def _has_moved(self, before: str) -> bool:
-        """Whether the recipe's rows are elsewhere than those that were trained on."""
-        if self.recipe.data.origin != "local" or ":" in before:
-            return before != self.recipe.data.path
-        return Path(before).expanduser().resolve() != Path(self.recipe.data.path).expanduser().resolve()
-
-    def _rows_sha256(self) -> str | None:
-        """The hash of a local recipe's rows; None for others, and where there are none."""
-        path = Path(self.recipe.data.path).expanduser()
-        if self.recipe.data.origin != "local" or not path.exists():
-            return None
-        return identity(self.recipe.data, seed=self.recipe.seed, offline=True).get("data_sha256")
-
     def _write_recipe(self) -> None:
         """Keeps the resolved recipe."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "recipe.yaml", dump(self.recipe))
-
-    def _drop_report(self) -> None:
-        """A report goes as soon as a stage it stands on is made again: it would tell of files that are replaced."""
-        report = self.folder / "report.json"
-        if report.is_file():
-            report.unlink()
-            report.with_suffix(".html").unlink(missing_ok=True)
-            self._say(f"the earlier report was removed ({report}): it told of files that are being replaced")
 
     def _tell_of_leftovers(self) -> None:
         """Names what lies in the run folder from an earlier recipe or training, so that nobody ships it by mistake."""
         ingredients = (name for step in self.recipe.export.steps() for name in step.ingredients())
         made = {step.folder for step in (self.splits, *self._finished())}
         made |= {self.folder / "export" / name for name in ingredients}
-        trained = [self.folder / name for name in AS_TRAINED]
-        later = [*trained, self.folder / "merged", *sorted((self.folder / "export").glob("*"))]
-        left = [str(folder) for folder in later if read_manifest(folder) is not None and folder not in made]
-        if left:
-            self._say(f"from an earlier run, not made or checked by this one: {', '.join(left)}")
+        if left := earlier_run.leftovers(self.folder, made):
+            self._say(f"from an earlier run, not made or checked by this one: {', '.join(map(str, left))}")
 
     def _finished(self) -> tuple[StageResult, ...]:
         """The results that this run has made or found finished, besides the rows."""
@@ -439,7 +395,7 @@ class Run:
         inputs = {**inputs, **version_inputs(package_versions(("fieldtune",)))}
 
         def replacing(out: Path) -> R:
-            self._drop_report()
+            earlier_run.drop_report(self.folder, self._say)
             return work(out)
 
         result = run_stage(folder, stage, inputs, replacing, result_type, self._say)

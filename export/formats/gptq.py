@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import torch
 
 Bits = Literal[2, 3, 4, 8]
+_ComputedIn = Literal["float32", "bfloat16"]
 GROUP_SIZES = (128, 64, 32)
 _TUNED, _TUNER = "-tuned", "auto-round"
 
@@ -153,26 +154,9 @@ class Gptq(Format):
         plan = plan_for(json.dumps(read_model_config(model.folder), sort_keys=True))
         group_size, group_fallbacks = self._group_size(plan)
         sequences, used, data_fallbacks = self._calibration(rows, plan)
-        # 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself
-        computed_in: Literal["float32", "bfloat16"] = (
-            "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
-        )
-        if is_tuned:
-            tuning = Tuning(
-                source=model.folder,
-                out=out,
-                bits=bits,
-                group_size=group_size,
-                symmetric=self.symmetric,
-                steps=self.tuning_steps,
-                sequences=tuple(sequences),
-                kept=tuple(plan.kept),
-                computed_in=computed_in,
-            )
-            records = tune(tuning, plan)
-        else:
-            with hf.quiet_gptqmodel():
-                records = self._run(bits, group_size, plan, model.folder, sequences, out, computed_in)
+        computed_in = _computed_in(bits)
+        rounded = self._run_tuned if is_tuned else self._run
+        records = rounded(bits, group_size, plan, model.folder, sequences, out, computed_in)
         _copy_other_files(model.folder, out)
         kernel = _check_result(out, sequences[0])
         record = QuantizationRecord(
@@ -189,16 +173,6 @@ class Gptq(Format):
         (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _refuse_not_finite(out)
         facts = weight_facts(out)
-        kept = [
-            Fallback(what=name, asked=f"{bits} bits", used="16 bits", reason=why) for name, why in plan.kept.items()
-        ]
-        modules = [fallback for module in records for fallback in module.fallbacks(self.damp)]
-        if is_tuned and self.desc_act:
-            reason = "tuned rounding knows no order of columns"
-            modules.append(Fallback(what="desc_act", asked="true", used="false", reason=reason))
-        if is_tuned and self.damp != type(self).model_fields["damp"].default:
-            reason = "tuned rounding inverts no Hessian"
-            modules.append(Fallback(what="damp", asked=f"{self.damp:g}", used="none", reason=reason))
         return QuantizedModel(
             folder=out,
             subject=f"gptq/{bits}bit{_TUNED if is_tuned else ''}",
@@ -208,13 +182,28 @@ class Gptq(Format):
             bits_per_weight=facts.bits_per_weight,
             sha256=sha256_of_folder(out),
             tensor_types=facts.tensor_types,
-            fallbacks=(*group_fallbacks, *data_fallbacks, *kept, *modules),
+            fallbacks=(
+                *group_fallbacks,
+                *data_fallbacks,
+                *_left_dense(plan, bits),
+                *(fallback for module in records for fallback in module.fallbacks(self.damp)),
+                *(self._not_carried_by_tuning() if is_tuned else ()),
+            ),
             tools={
                 **self.tool_versions(),
                 **(package_versions((_TUNER,)) if is_tuned else {}),
                 "kernel it was checked with": kernel,
             },
         )
+
+    def _not_carried_by_tuning(self) -> Iterator[Fallback]:
+        """The settings that mean nothing to tuned rounding, where they were asked for."""
+        if self.desc_act:
+            reason = "tuned rounding knows no order of columns"
+            yield Fallback(what="desc_act", asked="true", used="false", reason=reason)
+        if self.damp != type(self).model_fields["damp"].default:
+            reason = "tuned rounding inverts no Hessian"
+            yield Fallback(what="damp", asked=f"{self.damp:g}", used="none", reason=reason)
 
     def tool_versions(self) -> dict[str, str]:
         """See `Format.tool_versions`."""
@@ -276,6 +265,31 @@ class Gptq(Format):
             fallbacks.append(Fallback(what="calibration tokens", asked=asked, used=str(tokens), reason=reason))
         return sequences, used, tuple(fallbacks)
 
+    def _run_tuned(
+        self,
+        bits: int,
+        group_size: int,
+        plan: Plan,
+        source: Path,
+        sequences: list[tuple[int, ...]],
+        out: Path,
+        computed_in: _ComputedIn,
+    ) -> tuple[ModuleRecord, ...]:
+        """The same as `_run`, by AutoRound."""
+        tuning = Tuning(
+            source=source,
+            out=out,
+            bits=bits,
+            group_size=group_size,
+            symmetric=self.symmetric,
+            steps=self.tuning_steps,
+            sequences=tuple(sequences),
+            kept=tuple(plan.kept),
+            computed_in=computed_in,
+        )
+        return tune(tuning, plan)
+
+    @hf.quiet_gptqmodel()
     def _run(
         self,
         bits: int,
@@ -284,7 +298,7 @@ class Gptq(Format):
         source: Path,
         sequences: list[tuple[int, ...]],
         out: Path,
-        computed_in: str,
+        computed_in: _ComputedIn,
     ) -> tuple[ModuleRecord, ...]:
         """Quantizes the model at `source` and saves it; the layers' records."""
         import torch
@@ -312,6 +326,16 @@ class Gptq(Format):
 
 
 step = Gptq
+
+
+def _computed_in(bits: int) -> _ComputedIn:
+    """The type to quantize in: 8-bit codes do not survive a stop in bfloat16, which has 8 bits itself."""
+    return "float32" if bits == 8 or compute_dtype() != "bfloat16" else "bfloat16"
+
+
+def _left_dense(plan: Plan, bits: int) -> Iterator[Fallback]:
+    for name, why in plan.kept.items():
+        yield Fallback(what=name, asked=f"{bits} bits", used="16 bits", reason=why)
 
 
 @contextlib.contextmanager

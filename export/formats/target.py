@@ -97,7 +97,10 @@ class Target(Format):
         self._gguf.check_model(config)
 
     def least_bytes(self, content: "GgufContent") -> int:
-        """What a mix of a 16-bit file of this content takes at least: each matrix in its smallest type that fits."""
+        """What a mix of a 16-bit file of this content takes at least: each matrix in its smallest type that fits.
+
+        The search knows it to the byte, but only of files that are there; this is known before anything is trained.
+        """
         return min(tensor.offset for tensor in content.tensors) + sum(map(self._least_of, content.tensors))
 
     def _least_of(self, tensor: "StoredTensor") -> int:
@@ -105,12 +108,11 @@ class Target(Format):
         fitting = [tensor.weights // block * of_block for block, of_block in blocks if tensor.row % block == 0]
         return min([*fitting, tensor.size_bytes])
 
-    def bytes_asked(self, content: "GgufContent") -> int | None:
-        """How large the file may be, of a 16-bit file of this content; None where a device is to say it."""
-        if self.bits_per_weight is None:
-            return self.size_bytes
-        header = min(tensor.offset for tensor in content.tensors)
-        return header + int(self.bits_per_weight * sum(tensor.weights for tensor in content.tensors) / 8)
+    def bytes_asked(self, header_bytes: int, weights: int) -> int | None:
+        """How large a file with that header and so many weights may be; None where a device is to say it."""
+        return (
+            self.size_bytes if self.bits_per_weight is None else header_bytes + int(self.bits_per_weight * weights / 8)
+        )
 
     def quantize(
         self,
@@ -202,10 +204,9 @@ class Target(Format):
         return Search(types=self.types, file_types=presets, bands=self.bands, presets=self.presets, moves=self.moves)
 
     def _budget_bytes(self, files: "TypeFiles") -> int:
-        if self.size_bytes is not None:
-            return self.size_bytes
-        assert self.bits_per_weight is not None, "a device's limits are worked out before anything is searched"
-        return files.header_bytes() + int(self.bits_per_weight * files.weights / 8)
+        asked = self.bytes_asked(files.header_bytes(), files.weights)
+        assert asked is not None, "a device's limits are worked out before anything is searched"
+        return asked
 
     def _write(
         self, record: "SearchRecord", source: QuantizedModel, importances: Importances, out: Path
