@@ -119,6 +119,7 @@ def _source(settings: BundleSettings, report: Mapping[str, Any], subject: Mappin
         tokenizer=run / "merged",
         system_prompt=system,
         schema=_schema(settings.json_schema, recipe),
+        measured_schema=_schema(None, recipe),
         training=[Row(command=c.messages[-2].content, answer=c.answer) for c in training],
         held_out=rows,
         items=measured.items.items,
@@ -254,5 +255,11 @@ def summary(made: Bundle) -> list[str]:
         lines.append(
             f"known values: refuse {made.known.refused:,} of {made.known.held_out:,} right answers of held-out rows"
         )
+        lines += [
+            f"known values: say nothing of {path}, whose values are many, and stand in the command in {rule.said:,} of "
+            f"{rule.rows:,} rows: only the schema holds it"
+            for path, rule in made.known.fields.items()
+            if rule.kind == "free"
+        ]
     lines.append(f"client: {made.trial.peak_memory_bytes / 1e6:,.0f} MB at most for one command")
     return [*lines, f"bundle: {made.folder} and {made.archive.name}"]

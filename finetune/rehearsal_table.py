@@ -51,9 +51,11 @@ def _megabytes(size_bytes: int | None) -> str | None:
 def _mean(mean: Mean | None, factor: float) -> str | None:
     if mean is None:
         return None
-    low, high = (end * factor for end in mean.interval)
+    within = "no interval of one row"
+    if mean.interval is not None:
+        within = " to ".join(f"{end * factor:,.1f}" for end in mean.interval)
     return (
-        f"{mean.value * factor:,.1f} ({low:,.1f} to {high:,.1f}); largest {mean.largest * factor:,.1f}; "
+        f"{mean.value * factor:,.1f} ({within}); largest {mean.largest * factor:,.1f}; "
         f"{mean.rows:,} rows, {mean.answers:,} answers"
     )
 

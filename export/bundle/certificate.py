@@ -51,11 +51,20 @@ def evidence(report_path: Path, subject: str) -> Evidence:
     return Evidence(read_report(report_path), sha256_of_file(report_path), subject)
 
 
-def certificate(found: Evidence, *, name: str, accepted_unproven: bool, runs_with: Mapping[str, Any]) -> dict[str, Any]:
+def certificate(
+    found: Evidence,
+    *,
+    name: str,
+    accepted_unproven: bool,
+    runs_with: Mapping[str, Any],
+    schemas: tuple[Any | None, Any | None],
+) -> dict[str, Any]:
     """The certificate as JSON. `accepted_unproven`: the bundle's maker took a file that no verdict stands behind.
 
-    `runs_with` is how the bundle runs the file, beside which stands how it was measured.
+    `runs_with` is how the bundle runs the file, beside which stands how it was measured. `schemas` are the JSON schema
+    that answers were held to when that was, and the one that ships.
     """
+    measured_schema, schema = (None if one is None else sha256_of_json(one) for one in schemas)
     report, subject = found.report, found.subject
     shown = (*_BESIDE, subject)
     data = next((s for s in report.get("stages", ()) if s["stage"] == "data"), None)
@@ -66,6 +75,7 @@ def certificate(found: Evidence, *, name: str, accepted_unproven: bool, runs_wit
         "accepted_unproven": accepted_unproven,
         "file": found.record,
         "measured_with": {"cache_type": CACHE_TYPE, "grammar": False},
+        "schema": {"measured_sha256": measured_schema, "shipped_sha256": schema},
         "runs_with": dict(runs_with),
         "promised": [_limit(c) for c in report["comparisons"] if c["after"] == subject and c["limit"] is not None],
         "gate": report["recipe"].get("gate"),

@@ -30,10 +30,14 @@ class Asked(NamedTuple):
 
 
 class FieldRule(Frozen):
-    """What a field may hold: one of `values` (closed), words of the command (quoted), or anything (free)."""
+    """What a field may hold: one of `values` (closed), words of the command (quoted), or anything (free).
+
+    `said` is in how many of the `rows` the command holds the value.
+    """
 
     kind: Literal["closed", "quoted", "free"]
     rows: int
+    said: int
     values: tuple[Any, ...] = ()
 
 
@@ -66,9 +70,8 @@ def known_values(training: Sequence[Asked], held_out: Sequence[Asked]) -> KnownV
 def _rule(found: Sequence[tuple[Any, bool]]) -> FieldRule:
     # by type and JSON: 1, 1.0 and true are three values to the client, and a list is one too
     values = tuple({(type(value), json.dumps(value)): value for value, _ in found}.values())
-    if len(values) <= _MOST_VALUES and len(found) >= _LEAST_ROWS_A_VALUE * len(values):
-        return FieldRule(kind="closed", rows=len(found), values=values)
-    quoted = sum(is_said for _, is_said in found)
-    if len(found) >= _LEAST_ROWS and quoted >= _LEAST_QUOTED * len(found):
-        return FieldRule(kind="quoted", rows=len(found))
-    return FieldRule(kind="free", rows=len(found))
+    rows, said = len(found), sum(is_said for _, is_said in found)
+    if len(values) <= _MOST_VALUES and rows >= _LEAST_ROWS_A_VALUE * len(values):
+        return FieldRule(kind="closed", rows=rows, said=said, values=values)
+    is_quoted = rows >= _LEAST_ROWS and said >= _LEAST_QUOTED * rows
+    return FieldRule(kind="quoted" if is_quoted else "free", rows=rows, said=said)

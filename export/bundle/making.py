@@ -6,6 +6,7 @@ A bundle that is not complete never stands under its final name.
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from export.bundle.device import client
 from export.bundle.grammar import Grammar, grammar_of, key_order_of
 from export.bundle.grammar_check import GrammarCheck, check_grammar
 from export.bundle.known import Asked, KnownValues, known_values
-from export.bundle.packing import pack, write_sums
+from export.bundle.packing import is_packed_bundle, named_files, pack, write_sums
 from export.bundle.prompt import Prompt, prompt_of, turn_texts
 from export.bundle.texts import DEVICE, modelfile, rendered
 from export.bundle.trial import Trial, try_client
@@ -50,7 +51,8 @@ class Runtime(Frozen):
 class BundleSource(NamedTuple):
     """What a bundle is made of.
 
-    `gguf` ships; `before` is the same model in 16 bits, if there is one. `schema` None makes a bundle without grammar.
+    `gguf` ships; `before` is the same model in 16 bits, if there is one. `schema` None makes a bundle without grammar;
+    `measured_schema` is the one that the run's answers were held to, if any.
     `training` and `held_out` are single commands; `items` are held-out rows as token ids, `rows` those that ship.
     """
 
@@ -60,6 +62,7 @@ class BundleSource(NamedTuple):
     tokenizer: Path
     system_prompt: str | None
     schema: dict[str, Any] | None
+    measured_schema: dict[str, Any] | None
     training: Sequence[Row]
     held_out: Sequence[Row]
     items: Sequence[Item]
@@ -85,31 +88,47 @@ def make(source: BundleSource, out: Path, say: Callable[[str], None]) -> Bundle:
     """Makes the folder `out` / name and its .tar.gz beside it, in place of earlier ones.
 
     Raises ExportError where something else stands there, the file is not the one that was measured, an answer of the
-    rows breaks the grammar, or the client does not answer.
+    rows breaks the grammar or the schema, or the client does not answer.
     """
     _require_the_measured_file(source)
-    folder, partial = out / source.name, out / f".{source.name}.partial"
-    _require_its_own_place(folder)
+    folder, archive = out / source.name, out / f"{source.name}.tar.gz"
+    _require_its_own_place(folder, archive)
+    partial, packed = out / f".{source.name}.partial", out / f".{archive.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         bundle = _fill(source, partial, say)
+        say(f"packing {folder}")
+        pack(partial, packed, source.name)
+        # both are whole now: what was there goes last
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        packed.replace(archive)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        packed.unlink(missing_ok=True)
         raise
-    say(f"packing {folder}")
-    pack(folder, bundle.archive)
     return bundle
 
 
-def _require_its_own_place(folder: Path) -> None:
-    """Raises ExportError where a folder would be replaced that is no bundle: it may be the run itself."""
-    if folder.exists() and not all((folder / name).is_file() for name in (client.SUMS, client.SETTINGS)):
+def _require_its_own_place(folder: Path, archive: Path) -> None:
+    """Raises ExportError where something would be replaced that no bundle put there: it may be the run itself."""
+    elsewhere = "Give another --out, or another name with --for."
+    if folder.exists():
+        if not all((folder / name).is_file() for name in (client.SUMS, client.SETTINGS)):
+            raise ExportError(
+                f"{folder} is there already, and is no bundle: found no {client.SUMS} and {client.SETTINGS} in it; "
+                f"expected a new folder, or an earlier bundle. {elsewhere}"
+            )
+        others = sorted({path.name for path in folder.iterdir()} - named_files(folder))
+        if others:
+            raise ExportError(
+                f"{folder} is an earlier bundle with something beside it, which would be removed: {', '.join(others)}. "
+                f"Move that elsewhere. {elsewhere}"
+            )
+    if archive.exists() and not is_packed_bundle(archive):
         raise ExportError(
-            f"{folder} is there already, and is no bundle: found no {client.SUMS} and {client.SETTINGS} in it; "
-            "expected a new folder, or an earlier bundle. Give another --out, or another name with --for."
+            f"{archive} is there already, and is no bundle's archive, which would be replaced. {elsewhere}"
         )
 
 
@@ -179,6 +198,7 @@ def _write_rules(
         )
         return None, None
     training, held_out = _actions(source.training), _actions(source.held_out)
+    _require_the_schema_kept(source.schema, [*training, *held_out])
     grammar = grammar_of(source.schema, key_order_of([row.action for row in training]))
     _write_json(folder / client.SCHEMA, source.schema)
     (folder / client.GRAMMAR).write_text(grammar.text, "utf-8")
@@ -218,6 +238,19 @@ def _actions(rows: Sequence[Row]) -> list[Asked]:
     return asked
 
 
+def _require_the_schema_kept(schema: dict[str, Any], rows: Sequence[Asked]) -> None:
+    """Raises ExportError for right answers that the client would refuse, in its own words."""
+    problems = [(row, client.schema_problem(schema, row.action)) for row in rows]
+    broken = [(row, problem) for row, problem in problems if problem is not None]
+    if broken:
+        row, problem = broken[0]
+        raise ExportError(
+            f"{len(broken):,} of {len(rows):,} right answers break the schema, such as that to {row.command[:60]!r} "
+            f"({problem}): expected that all keep it, because the client takes no other. Change the schema (--schema "
+            "FILE), or mend the rows."
+        )
+
+
 def _write_settings(source: BundleSource, folder: Path, prompt: Prompt, trial: Trial | None = None) -> None:
     """What the client runs by; behind a trial also what its process took, here, for one command."""
     rules = [folder / name for name in (client.SCHEMA, client.GRAMMAR, client.KNOWN) if (folder / name).is_file()]
@@ -225,6 +258,7 @@ def _write_settings(source: BundleSource, folder: Path, prompt: Prompt, trial: T
         "name": source.name,
         "model": source.gguf.name,
         "model_sha256": source.evidence.record["sha256"],
+        "model_bytes": source.gguf.stat().st_size,
         **source.runtime.model_dump(),
         "rules": {path.name: sha256_of_file(path) for path in rules},
         "prompt": prompt.model_dump(mode="json"),
@@ -240,6 +274,7 @@ def _write_certificate(source: BundleSource, folder: Path) -> None:
         name=source.name,
         accepted_unproven=source.accepted_unproven,
         runs_with={"cache_type": source.runtime.cache_type, "grammar": source.schema is not None},
+        schemas=(source.measured_schema, source.schema),
     )
     _write_json(folder / "certificate.json", content)
     (folder / "certificate.md").write_text(certificates.certificate_text(content), "utf-8")
@@ -258,6 +293,7 @@ def _write_install_note(source: BundleSource, folder: Path, trial: Trial, known:
         "has_grammar": source.schema is not None,
         "has_known": known is not None,
         "training_rows": "-" if known is None else f"{known.training_rows:,}",
+        "fields": Counter(rule.kind for rule in known.fields.values()) if known is not None else {},
         "refused": 0 if known is None else known.refused,
         "held_out": 0 if known is None else known.held_out,
         "example": shlex.quote(source.held_out[0].command),

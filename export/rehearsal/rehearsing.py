@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,6 +164,7 @@ def _restarts(
 
     with _start(folder, limit, python) as client:
         client.send(command)
+        time.sleep((first_answer.get("first_token_seconds", 0.0) + first_answer.get("decode_seconds", 0.0)) / 2)
         client.kill()
     found = [again("kill -9 while it answered")]
     with (folder / STATE).open("r+b") as state:

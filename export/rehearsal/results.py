@@ -10,10 +10,13 @@ from export.verdict import Verdict
 
 
 class Mean(Frozen):
-    """A mean with its 90 % interval over rows, each of which may have been asked several times; and the largest."""
+    """A mean with its 90 % interval over rows, each of which may have been asked several times; and the largest.
+
+    The interval of a single row is None: there is none.
+    """
 
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     largest: float
     rows: int
     answers: int
@@ -41,7 +44,7 @@ class AgainstMerged(Frozen):
 
 
 class Growth(Frozen):
-    """How fast resident memory grew in the soak: the slope, and its 90 % interval (see `figures.growth`).
+    """How fast resident memory grew in the soak: its mean step, and the 90 % interval (see `figures.growth`).
 
     `tolerated_bytes_per_hour` passes: one hundredth of the limit. `verdict` is None for a soak too short to judge.
     """

@@ -35,7 +35,8 @@ class _Scripted:
         self.asked.append(max_new_tokens)
         text = self.texts.pop(0)
         stopped = self.stops or max_new_tokens >= len(text)
-        return client.Generation(text[:max_new_tokens], min(len(text), max_new_tokens), stopped, len(ids), 0.0, 0.0)
+        said, tokens = text if stopped else text[:max_new_tokens], min(len(text), max_new_tokens)
+        return client.Generation(said, tokens, stopped, len(ids), 0.0, 0.0)
 
 
 @pytest.fixture
@@ -53,8 +54,11 @@ def talk(tmp_path):
     prompt = {"prefix_ids": [1], "before_command": "", "behind_command": "", "opening": ""}
     settings = {"context_tokens": 100, "max_new_tokens": 40, "prompt": prompt}
 
-    def start(model):
-        rules = {"schema.json": json.dumps(schema), "known_values.json": known_values(rows, ()).model_dump_json()}
+    def start(model, **more):
+        rules = {
+            "schema.json": json.dumps(schema | more),
+            "known_values.json": known_values(rows, ()).model_dump_json(),
+        }
         rules["grammar.gbnf"] = "root ::= [a]"
         for name, text in rules.items():
             (tmp_path / name).write_text(text)
@@ -110,6 +114,20 @@ def test_an_answer_that_was_cut_goes_on_once_to_twice_its_length(talk):
     assert answer["action"] is None
     assert "was cut at" in answer["reason"]
     assert len(endless.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"not": {"$ref": "#/$defs/nope"}}, '{"task":"mop"}'),
+        ({"not": {"$ref": "http://127.0.0.1:9/schema.json"}}, '{"task":"mop"}'),  # nothing is fetched
+        ({"properties": {"task": {"multipleOf": 0.1}}}, '{"task":1' + "0" * 400 + "}"),
+    ],
+)
+def test_an_answer_that_cannot_be_held_to_the_schema_is_no_action(talk, more, said):
+    answer = talk(_Scripted(said, stops=True), **more).answer("mop")
+    assert answer["action"] is None
+    assert answer["reason"].startswith("the answer")
 
 
 def test_a_command_that_cannot_be_asked_is_not(talk):
@@ -272,6 +290,45 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
             ("drive to 3-5", 3, True),
         ),
         *(("去厨房，5分钟后", 5, True), ("先3，再5", 3, True), ("rooms 3, 5", 5, True), ("drive 2 m", 2.0, True)),
+        # a word that begins or ends with a numeral is not cut out of a longer number
+        *(("打扫十三楼", "三楼", False), ("打扫三楼", "三楼", True), ("打扫十五号房间", "五号房间", False)),
+        *(("十三点开会", "三点", False), ("二十五分钟后", "五分钟", False), ("打扫房间二十", "房间二", False)),
+        *(("打扫房间二", "房间二", True), ("调到零下五度", "五度", False), ("转负九十度", "九十度", False)),
+        *(
+            ("三点五米", "五米", False),
+            ("三点五米", "三点", False),
+            ("负一楼", "一楼", False),
+            ("负一楼", "负一楼", True),
+        ),
+        *(("周一三点开会", "三点", True), ("周二十点开会", "二十点", False), ("周二十点开会", "十点", True)),
+        *(("周三十点", "周三", True), ("每周三次", "三次", True), ("2至3楼", "3楼", True), ("23楼", "3楼", False)),
+        *(("去3楼", "去", True), ("去1.3楼", "3楼", False), ("turn -90", "90", False), ("turn -90", "-90", True)),
+        *(
+            ("5栋-3单元", "-3单元", False),
+            ("三点五分", "三", True),
+            ("三点五分钟", "五", False),
+            ("三点零五分", "三", True),
+        ),
+        # the same for numbers: units, signs behind, financial numerals, and what follows a measure without a unit
+        *(("5 degrees below zero", 5, False), ("5 degrees below zero", -5, True), ("零度以下5度", 5, False)),
+        *(("零度以下5度", -5, True), ("1米75", 1, False), ("1米75", 75, False), ("2块5", 5, False), ("2块5", 2, False)),
+        *(("走1米3次", 1, True), ("走1米3次", 3, True), ("5 trillion", 5, False), ("5仟", 5, False)),
+        *(("2 point 5", 2, False), ("2 point 5", 5, False), ("-$5", 5, False), ("-$5", -5, True), ("$5", 5, True)),
+        # numbers are compared by what they are worth, with units of letters right behind them
+        *(("pay 12.50", 12.5, True), ("pay 1,000", 1000, True), ("08:30", 8, True), ("rooms 1,2", 1, False)),
+        *(("drive 5m", 5, True), ("drive 5m", "5", True), ("set 25C", 25, True), ("20㎡", 20, True), ("7pm", 7, True)),
+        *(("2nd floor", 2, True), ("room b12", 12, False), ("5km/h", 5, True), ("4k", 4, False), ("5mice", 5, False)),
+        # a comma of full width parts; a time of the day is one whatever follows
+        *(("打扫1，2，3号房间", 1, True), ("打扫1，2，3号房间", 2, True), ("打扫1、2号", 2, True)),
+        *(("音量调到30，5分钟后关闭", 30, True), ("音量调到30，5分钟后关闭", 5, True)),
+        *(("买牛奶，面包", "牛奶,面包", True), ("买牛奶,面包", "牛奶，面包", True)),
+        *(
+            ("早上6点5公里跑步", 6, True),
+            ("早上6点5公里跑步", 5, True),
+            ("晚上8点25度", 8, True),
+            ("6点5公里", 6, False),
+        ),
+        *((("1" + "0" * 400), 10**400, True), ("开灯", True, False), ("8", 8.0, True), ("8", True, False)),
     ],
 )
 def test_a_value_is_in_a_command_by_whole_words(command, value, held):
@@ -304,6 +361,15 @@ def test_a_format_that_jsonschema_knows_is_checked():
     schema = {"properties": {"day": {"type": "string", "format": "date"}}}
     assert client.schema_problem(schema, {"day": "2026-02-28"}) is None
     assert "is not a 'date'" in client.schema_problem(schema, {"day": "2026-02-30"})
+
+
+def test_another_model_in_place_of_the_bundles_is_refused(bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    with (copy / "model-q8_0.gguf").open("ab") as model:
+        model.write(b" ")
+    done = subprocess.run([sys.executable, copy / "client.py", "mop"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "copy the bundle anew" in done.stderr
 
 
 def test_what_is_said_is_utf8_whatever_the_terminal(bundle, tmp_path):

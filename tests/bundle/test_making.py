@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import damaged, unpack
+from export.bundle import damaged, making, unpack
 from export.bundle.packing import pack
 from export.bundle.prompt import turn_texts
 from export.bundle.texts import modelfile
@@ -40,7 +40,7 @@ def test_the_archive_holds_the_folder_and_is_the_same_whenever_it_is_packed(bund
     assert damaged(unpacked) == []
     for path in unpacked.iterdir():
         path.touch()
-    pack(unpacked, tmp_path / "again.tar.gz")
+    pack(unpacked, tmp_path / "again.tar.gz", bundle.name)
     assert (tmp_path / "again.tar.gz").read_bytes() == archive.read_bytes()
 
 
@@ -50,7 +50,7 @@ def test_the_archive_is_the_same_whatever_the_modes_are(bundle, tmp_path):
         copy = Path(shutil.copytree(bundle, tmp_path / f"{mode}" / bundle.name))
         for path in copy.iterdir():
             path.chmod(mode)
-        pack(copy, copy.with_suffix(".tar.gz"))
+        pack(copy, copy.with_suffix(".tar.gz"), bundle.name)
         archives.append(copy.with_suffix(".tar.gz").read_bytes())
     assert archives[0] == archives[1]
 
@@ -72,6 +72,88 @@ def test_what_stands_where_a_bundle_would_go_is_not_removed(run, capsys):
     assert cli.main(asked) == 2
     assert "is there already, and is no bundle" in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def _bundle_again(run, out, *words):
+    asked = ["bundle", str(run), "--file", "gguf/q8_0", "--accept-unproven", "--for", "robot", "--out", str(out)]
+    return cli.main([*asked, *words])
+
+
+def test_a_file_of_the_users_is_not_replaced_by_the_archive(run, bundle, tmp_path, capsys):
+    (tmp_path / "robot.tar.gz").write_text("my backup")
+    assert _bundle_again(run, tmp_path) == 2
+    assert "no bundle's archive" in capsys.readouterr().err
+    assert (tmp_path / "robot.tar.gz").read_text() == "my backup"
+    assert [path.name for path in tmp_path.iterdir()] == ["robot.tar.gz"]
+
+
+def test_what_was_put_into_a_bundle_is_not_removed_with_it(run, bundle, tmp_path, capsys):
+    earlier = Path(shutil.copytree(bundle, tmp_path / "robot"))
+    (earlier / ".venv").mkdir()
+    assert _bundle_again(run, tmp_path) == 2
+    assert ".venv" in capsys.readouterr().err
+    assert (earlier / ".venv").is_dir()
+
+
+def test_an_earlier_bundle_is_replaced_and_only_by_a_whole_one(run, bundle, tmp_path, monkeypatch):
+    earlier = Path(shutil.copytree(bundle, tmp_path / "robot"))
+    pack(earlier, tmp_path / "robot.tar.gz", "robot")
+    (earlier / "INSTALL.md").write_text("earlier")
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(making, "pack", full)
+    assert _bundle_again(run, tmp_path) == 2
+    assert (earlier / "INSTALL.md").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["robot", "robot.tar.gz"]
+    monkeypatch.undo()
+    assert _bundle_again(run, tmp_path) == 0
+    assert damaged(earlier) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["robot", "robot.tar.gz"]
+
+
+def test_a_schema_that_right_answers_break_is_refused_whatever_the_grammar_holds(run, bundle, tmp_path, capsys):
+    schema = json.loads(json.dumps(read(run / "report.json")["recipe"]["check"]["measures"]["fields"]["json_schema"]))
+    schema["properties"]["say"]["not"] = {"pattern": "[a-z]"}  # no keyword of the grammar's
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    assert _bundle_again(run, tmp_path / "out", "--schema", str(tmp_path / "schema.json")) == 2
+    assert "right answers break the schema" in capsys.readouterr().err
+
+
+def test_a_reference_that_leads_nowhere_is_refused_wherever_it_stands(run, bundle, tmp_path, capsys):
+    schema = {"type": "object", "properties": {"say": {"not": {"$ref": "#/$defs/nope"}}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    assert _bundle_again(run, tmp_path / "out", "--schema", str(tmp_path / "schema.json")) == 2
+    assert "'#/$defs/nope', which is not in it" in capsys.readouterr().err
+
+
+def test_the_certificate_tells_of_another_schema_than_the_one_that_was_measured(run, bundle, tmp_path):
+    assert read(bundle / "certificate.json")["schema"]["shipped_sha256"] is not None
+    assert "another schema" not in (bundle / "certificate.md").read_text("utf-8")
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    assert _bundle_again(run, tmp_path / "out", "--schema", str(tmp_path / "schema.json")) == 0
+    assert "another schema than the one that ships" in (tmp_path / "out/robot/certificate.md").read_text("utf-8")
+
+
+def test_of_a_folder_the_bundle_is_copied_and_nothing_beside_it(bundle, tmp_path, monkeypatch):
+    used = Path(shutil.copytree(bundle, tmp_path / "used"))
+    (used / ".venv").mkdir()
+    (used / "commands.txt").touch()
+    (used / "prefix.state").write_bytes((used / "prefix.state").read_bytes() + b" ")  # as of another llama.cpp
+    model, digest = read(used / "bundle.json"), hashlib.sha256((used / "prefix.state").read_bytes()).hexdigest()
+    record = f"{digest}  prefix.state\n{model['model_sha256']}  {model['model']}\n"
+    (used / "prefix.state.sha256").write_text(record)
+    monkeypatch.chdir(used)
+    copy = unpack(Path(), tmp_path / "into")
+    assert copy.name == "used"
+    assert {path.name for path in bundle.iterdir()} - {path.name for path in copy.iterdir()} == {
+        "prefix.state",
+        "prefix.state.sha256",
+    }
+    with pytest.raises(ExportError, match="within the bundle itself"):
+        unpack(used, used / "kept")
+    assert not (used / "kept").exists()
 
 
 @pytest.mark.parametrize("sums", ["", "abc\n", "0  client.py\n", None])

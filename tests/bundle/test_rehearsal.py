@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from export.artifacts import sha256_of_file
@@ -282,7 +283,7 @@ def test_a_row_that_is_asked_again_says_nothing_new():
     assert figures.share_by_row([*asked, (3, False)]) == figures.share([True] * 19 + [False])
 
 
-def test_growth_of_memory_is_the_slope_of_a_line():
+def test_growth_of_memory_is_its_mean_step():
     hour = [3600.0 * n / 200 for n in range(201)]
     line = figures.growth(hour, [10**8 + int(5e6 * t / 3600) for t in hour], 10**8)
     assert line is not None
@@ -295,6 +296,10 @@ def test_growth_of_memory_is_the_slope_of_a_line():
     noisy = figures.growth(hour, [10**8 + (n * 7919 % 101) * 10**6 for n in range(201)], 10**8)
     assert noisy is not None
     assert noisy.verdict == "cannot tell"
+    one_step = figures.growth(hour, [10**8 + (n > 120) * 3 * 10**6 for n in range(201)], 10**8)
+    assert one_step is not None
+    assert one_step.bytes_per_hour > 3e6
+    assert one_step.verdict == "cannot tell"  # it may be the last
     warming = figures.growth(hour, [10**8 + min(n, 30) * 10**6 for n in range(201)], 10**8)
     assert warming is not None
     assert warming.verdict == "pass"
@@ -304,11 +309,22 @@ def test_growth_of_memory_is_the_slope_of_a_line():
     assert figures.growth([1.0, 2.0], [1, 2], 10) is None
 
 
+def test_memory_that_wanders_is_told_to_grow_no_more_often_than_the_interval_says():
+    hour, draws = [3600.0 * n / 1000 for n in range(1001)], np.random.default_rng(0)
+    outside = 0
+    for _ in range(400):
+        held = 10**8 + np.cumsum(draws.normal(0, 10**4, 1001)).astype(int)
+        found = figures.growth(hour, [int(size) for size in held], 10**8)
+        outside += not found.interval[0] <= 0 <= found.interval[1]
+    assert outside <= 60  # 40 are expected at 90 %; their standard error is 6
+
+
 def test_means_have_rows_for_units():
     asked = [Asked(row, 0.0, {"first_token_seconds": seconds}, 0) for row, seconds in [(0, 1.0), (0, 3.0), (1, 5.0)]]
     mean = figures.mean_by_row(asked, figures.first_token_seconds)
     assert mean is not None
     assert (mean.value, mean.largest, mean.rows, mean.answers) == (3.0, 5.0, 2, 3)
+    assert figures.mean_by_row(asked[:2], figures.first_token_seconds).interval is None
     assert figures.mean_by_row([Asked(0, 0.0, {}, 0)], figures.first_token_seconds) is None
     assert figures.tokens_per_second({"tokens": 10, "decode_seconds": 2.0}) == 5.0
     assert figures.tokens_per_second({"tokens": 0, "decode_seconds": 0.0}) is None

@@ -28,6 +28,7 @@ import time
 import unicodedata
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +41,7 @@ SETTINGS, SCHEMA, GRAMMAR, KNOWN, SUMS = (
     "SHA256SUMS",
 )
 STATE = "prefix.state"
+STATE_RECORD = f"{STATE}.sha256"
 # How long a server may be silent, unless --seconds says otherwise.
 _SECONDS_TO_WAIT = 600.0
 _SECONDS_TO_LOAD = 120.0
@@ -127,11 +129,13 @@ def _finite(digits: str) -> float:
 
 
 def schema_problem(schema: Any, action: Any) -> str | None:
-    """How an action breaks the schema, or None."""
+    """How an action breaks the schema, or None. Nothing is fetched that a schema refers to."""
     from jsonschema import Draft202012Validator, validators
+    from referencing import Registry
 
     kind = validators.validator_for(schema, default=Draft202012Validator)
-    error = next(iter(kind(schema, format_checker=kind.FORMAT_CHECKER).iter_errors(action)), None)
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER, registry=Registry())
+    error = next(iter(validator.iter_errors(action)), None)
     return None if error is None else f"{error.json_path}: {error.message}"
 
 
@@ -151,112 +155,130 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def spoken(text: str) -> str:
-    """A text as it is compared: composed, in half-width characters, and without case."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    """A text as it is compared: composed, in half-width characters, and without case.
+
+    A comma that parts is followed by a space, whichever comma it was; one between digits stays as it is.
+    """
+    return _PARTING_COMMA.sub(", ", unicodedata.normalize("NFKC", _WIDE_COMMA.sub(", ", text)).casefold())
 
 
 def says(command: str, value: Any) -> bool:
-    """Whether a command, as `spoken`, holds a value: whole words of it, in a script that parts its words.
+    """Whether a command, as `spoken`, holds a value: a number that it says, or whole words of it.
 
-    A number is whole, with its sign and its decimals: neither 90 nor 5 is in "turn -90, drive 2.5", and neither 3 nor
-    五 in "3万" and "十五"; both ends of a range are. What may be written in several ways (-90 as 负90, 0.5 as .5) is
-    looked for in each. A number in words is of Chinese or English, and no other language.
+    A number is compared by what it is worth: 8 is in "08:30", 1000 in "1,000", -90 in 负90, and neither 5 nor 90 is in
+    "turn -90, drive 2.5". Words are whole in a script that parts them, and never cut a number: 三楼 is not in 十三楼.
+    Numbers in Chinese numerals are no numbers here, only words. What can be read in two ways is not held.
     """
-    return any(_holds(command, spelling) for spelling in _spellings(value))
-
-
-def _spellings(value: Any) -> Iterator[str]:
-    """The texts that say a value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        yield spoken(str(value)).strip()
-        return
-    size = str(abs(value))
-    sizes = {size, size.removesuffix(".0"), size[1:] if size.startswith("0.") else size}
-    for prefix in _MINUS if value < 0 else ("",):
-        yield from (prefix + one for one in sizes)
+        return _holds(command, spoken(str(value)).strip())
+    wanted = Decimal(str(value))
+    return any(number.value == wanted for number in _numbers(command))
+
+
+class _Number(NamedTuple):
+    """A number within a command, with its sign; without a `value` where it is another than its digits, or unclear."""
+
+    start: int
+    end: int
+    value: Decimal | None
 
 
 def _holds(command: str, wanted: str) -> bool:
-    place = command.find(wanted) if wanted else -1
-    while place >= 0:
-        before, behind = command[:place], command[place + len(wanted) :]
-        if not _continues(before, wanted, behind):
+    """Whether words stand in a command without cutting a word, a number, or the day of a week."""
+    numbers, days = list(_numbers(command)), [match.span() for match in _WEEKDAY.finditer(command)]
+    start = command.find(wanted) if wanted else -1
+    while start >= 0:
+        end = start + len(wanted)
+        cut = _joined(command[max(0, start - 1) : start], wanted[0]) or _runs_on(command, end)
+        cut = cut or any(n.start < end and start < n.end and not start <= n.start <= n.end <= end for n in numbers)
+        cut = cut or any(day_start < start < day_end < end for day_start, day_end in days)
+        if wanted[0] in _DASHES and wanted[1:2].isdecimal():  # a range's dash is no sign
+            cut = cut or not any(n.start == start and n.value is not None for n in numbers)
+        if not cut:
             return True
-        place = command.find(wanted, place + 1)
+        start = command.find(wanted, start + 1)
     return False
 
 
-def _continues(before: str, wanted: str, behind: str) -> bool:
-    """Whether what stands around a text makes another word or number of it."""
-    if _joined(before[-1:], wanted[0]) or _joined(wanted[-1], behind[:1]):
-        return True
-    if _IN_HAN.fullmatch(wanted):  # a numeral, and not a word with one, such as 周三
-        if _IN_HAN_OR_DIGITS.search(before[-1:]) or _IN_HAN_OR_DIGITS.match(behind):
-            return True
-        changed = _COUNTS_OTHERWISE_BEFORE.search(before) or _COUNTS_OTHERWISE_BEHIND.match(behind)
-        return changed is not None or _is_decimal(before, wanted, behind)
-    if wanted[0] in _DASHES and not _is_signed(before + wanted[0]):
-        return True
-    if wanted[0] in ".0123456789" and (_COUNTS_OTHERWISE_BEFORE.search(before) or _may_be_signed(before)):
-        return True
-    if wanted[0].isdecimal() and _is_decimal(before, wanted, behind):
-        return True
-    return wanted[-1].isdecimal() and _COUNTS_OTHERWISE_BEHIND.match(behind) is not None
+def _numbers(command: str) -> Iterator[_Number]:
+    place = 0
+    while match := _NUMBER.search(command, place):
+        place = match.end()
+        if match["size"] is None:
+            continue
+        start, digits = match.start(), match["size"]
+        size = None if _IN_HAN.fullmatch(digits) else Decimal(digits.replace(",", ""))
+        if size is not None and (_joined(command[max(0, start - 1) : start], digits[0]) or _runs_on(command, place)):
+            size = None
+        before = command[: match.start("size")]
+        if match["minus"]:
+            size = None if size is None else -size
+        elif (signed := _SIGN_BEFORE.search(before)) and not _RANGE_BEFORE.search(before[: signed.start()]):
+            start = signed.start()
+            certain = not _NUMBER_NEAR.search(before[:start])  # 冰箱二区-18度 may be a range
+            size = -size if certain and size is not None else None
+        clock = _TIME_OF_DAY.search(before) is not None
+        if other := (_OTHERWISE_BUT_TIMES if clock else _OTHERWISE).match(command, place):
+            size, place = None, other.end()
+        elif below := _BELOW_ZERO_BEHIND.match(command, place):
+            size, place = None if size is None else -abs(size), below.end()
+        yield _Number(start, place, size)
 
 
-def _is_signed(before: str) -> bool:
-    """Whether a number behind this text is a negative one, for certain; behind a number's unit a dash makes a range."""
-    return _SIGN_BEFORE.search(before) is not None and _NUMBER_NEAR.search(before[:-1]) is None
-
-
-def _may_be_signed(before: str) -> bool:
-    """The same, or whether it cannot be told: 冰箱二区-18度 and 5栋-3单元 look alike."""
-    return _SIGN_BEFORE.search(before) is not None and _RANGE_BEFORE.search(before[:-1]) is None
-
-
-def _is_decimal(before: str, wanted: str, behind: str) -> bool:
-    """Whether a number stands beside 点 as a decimal point, as in 三点五米; 8点20 and 8点3位 are times of the day."""
-    behind_point = _POINT_BEFORE.search(before) and _MEASURED.match(wanted + behind)
-    return bool(behind_point) or _POINT_BEHIND.match(behind) is not None
-
-
-_HAN_DIGITS, _HAN_UNITS = "零〇一二两三四五六七八九", "十百千万亿萬億"
-_HAN = _HAN_DIGITS + _HAN_UNITS
-_DASHES = "-‐−–"
-_BELOW_ZERO = ("负", "負", "零下", "零下约", "零下大约", "零下大概", "minus", "negative")
-_MINUS = (*_DASHES, *(word + space for word in _BELOW_ZERO for space in ("", " ")))
-_IN_HAN, _IN_HAN_OR_DIGITS = re.compile(f"[{_HAN}]+"), re.compile(f"[0-9{_HAN}]")
-# What makes another number of the digits behind it: decimals, a unit (3万5), a fraction, a power, a word for minus.
-_COUNTS_OTHERWISE_BEFORE = re.compile(
-    rf"(?:\d[.,]|(?:\A|[{_DASHES}\s(])\.|[{_HAN_UNITS}]|[{_HAN.replace('百', '')}]分之|\d\s?[/⁄×*^]\s?|\d[eE][-+]?"
-    r"|(?:负|負|零下(?:大?约|大概)?|\b(?:minus|negative))\s*)\Z"
-)
-# The same behind a number; 千克 is a unit.
-_COUNTS_OTHERWISE_BEHIND = re.compile(
-    rf"[.,]\d|\s?[/⁄×*^]\s?[\d(]|\s\d+[/⁄]\d|\s?(?:千(?![克米瓦卡赫帕焦])|[{_HAN_UNITS.replace('千', '')}])|分之|‰"
-    r"|\s*(?:hundred|thousand|million|billion|dozen)\b"
-)
-# Within a word a dash is no sign (room-5), nor with a space behind it, nor right behind a number or its unit: 20-25,
-# 5月1日-5月3日; but in "joint 1 -90" it is one.
-_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}]\Z")
-_UNITS = (
-    "[年月日号点时分秒度米元岁周天个层楼人次升斤块步圈瓦伏倍包杯张页章集档只台份位排座栋路班级°℃%]"
-    "|厘米|毫米|公里|千米|毫升|公斤|千克|小时|分钟|秒钟|点钟|点半|世纪|万元|周岁|°C"
-)
-_RANGE_BEFORE = re.compile(rf"[0-9{_HAN}](?:{_UNITS})\Z|[0-9]\Z")
-_NUMBER_NEAR = re.compile(rf"[0-9{_HAN}][\u4e00-\u9fff°℃%]{{0,3}}\Z")
-# A decimal point is one between Chinese numerals (一点五, but 三点五分) and where something is measured: 3点5米.
-_POINT_BEFORE = re.compile(rf"[0-9{_HAN}]点\Z")
-_MEASURED = re.compile(
-    rf"(?:[0-9]+(?:[米度倍秒升斤克元块伏瓦圈吨安牛折%]|公里|千米|厘米|毫米|毫升|公斤|千克|小时|分钟|摄氏度|弧度|赫兹|平方|公分|英)"
-    rf"|[{_HAN_DIGITS}]+(?![分刻十半]))"
-)
-_POINT_BEHIND = re.compile(rf"点{_MEASURED.pattern}")
+def _runs_on(command: str, end: int) -> bool:
+    """Whether a word goes on behind this place; a number's unit is a word of its own (5m, 25C, 7pm)."""
+    if command[end - 1].isdecimal() and _UNIT_LETTERS.match(command, end):
+        return False
+    return _joined(command[end - 1], command[end : end + 1])
 
 
 def _joined(left: str, right: str) -> bool:
     """Whether two characters side by side are within one word: letters or digits of Latin, Greek or Cyrillic script."""
     return all(one.isalnum() and ord(one) < 0x0590 for one in (left, right) if one) and bool(left and right)
+
+
+_WIDE_COMMA, _PARTING_COMMA = re.compile(r"\s*[，、]\s*"), re.compile(r"\s*,(?!\d)\s*")
+_HAN_DIGITS, _HAN_UNITS = "零〇一二两三四五六七八九壹贰叁肆伍陆柒捌玖", "十百千万亿萬億拾佰仟"
+_HAN = _HAN_DIGITS + _HAN_UNITS
+_IN_HAN = re.compile(f"[{_HAN}]+")
+_DASHES = "-‐−–"
+# 周三 is a day, and 一周三次 and 每周三次 are how often.
+_WEEKDAY = re.compile(rf"(?<![0-9{_HAN}])(?:[周週]|星期|礼拜|禮拜)[一二三四五六](?![次遍回])")
+# A number with its word for minus; percent is no fraction, and a weekday no number: both are passed by.
+_NUMBER = re.compile(
+    rf"百分之|{_WEEKDAY.pattern}"
+    r"|(?P<minus>(?:负|負|零度以下(?:大?约|大概)?|零下(?:大?约|大概)?|\b(?:minus|negative)\b)\s*)?"
+    rf"(?P<size>(?:\d{{1,3}}(?:,\d{{3}})+(?![\d,])|\d+)(?:\.\d+)?|(?<![^{_DASHES}\s(])\.\d+|[{_HAN}]+)"
+)
+# Within a word a dash is no sign (room-5), nor with a space behind it, nor right behind a number or its unit: 20-25,
+# 5月1日-5月3日; but in "joint 1 -90" it is one.
+_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}][$€£¥]?\Z")
+_UNITS = (
+    "[年月日号点时分秒度米元岁周天个层楼人次升斤块步圈瓦伏倍包杯张页章集档只台份位排座栋路班级°℃%]"
+    "|厘米|毫米|公里|千米|毫升|公斤|千克|小时|分钟|秒钟|点钟|点半|世纪|万元|周岁|°C"
+)
+_RANGE_BEFORE = re.compile(rf"[0-9{_HAN}](?:{_UNITS})\Z|[0-9]\Z", re.IGNORECASE)
+_NUMBER_NEAR = re.compile(rf"[0-9{_HAN}][\u4e00-\u9fff°℃%]{{0,3}}\Z")
+_UNIT_LETTERS = re.compile(
+    r"(?:[mcdk]?m[23]?|[mk]?g|[mc]?l|m?s|secs?|mins?|h|hrs?|[cf]|k?wh?|m?v|m?ah|[kmg]?hz|rpm|db|k?pa|[ap]m|st|nd|rd|th|x"
+    r"|in|ft|lbs?|oz)(?![a-z0-9])"
+)
+# What is measured behind a decimal point: 3点5米 and 一点五, but 8点20, 三点零五分 and 8点3位 are times of the day.
+_MEASURED = (
+    r"(?:[0-9]+(?=[米度倍秒升斤克元块伏瓦圈吨安牛折%]|公里|千米|厘米|毫米|毫升|公斤|千克|小时|分钟|摄氏度|弧度|赫兹|平方|公分|英)"
+    rf"|[{_HAN_DIGITS}]+(?![{_HAN_DIGITS}刻十半]|分(?!钟)))"
+)
+# What makes another number of the digits before it: more digits, a fraction, a power, a unit (3万5; 千克 is one of its
+# own), a word, and what stands behind a measure without one (1米75).
+_OTHERWISE_BUT_TIMES = re.compile(
+    r"(?:[.,]\d+)+|(?:\s?[/⁄×*^]\s?\(?[\d.]+)+|\s\d+[/⁄]\d+|e[-+]?\d+"
+    rf"|\s?(?:千(?![克米瓦卡赫帕焦])|[{_HAN_UNITS.replace('千', '')}])[0-9{_HAN}]*|分之[0-9{_HAN}]+|‰"
+    r"|\s*(?:hundred|thousand|million|billion|trillion|dozen)\b|\s+point\s+[0-9]+"
+    rf"|[米块元](?:[0-9]+(?![0-9])|[{_HAN_DIGITS}]+(?![{_HAN}]))(?!{_UNITS}|[遍下回趟毛角])"
+)
+_OTHERWISE = re.compile(rf"点{_MEASURED}|{_OTHERWISE_BUT_TIMES.pattern}")
+_TIME_OF_DAY = re.compile("(?:早上|早晨|上午|中午|下午|傍晚|晚上|夜里|半夜|凌晨|[今明后][早晚])\\Z")
+_BELOW_ZERO_BEHIND = re.compile(r"\s*(?:°[cf]?|degrees?)?\s*below\s+zero\b")
 
 
 def meaning_problem(known: Mapping[str, Any], action: Any, command: str) -> str | None:
@@ -347,6 +369,12 @@ class Client:
                 raise RejectedError(strange)
         except RejectedError as error:
             return {"action": None, "reason": str(error), "schema_valid": valid}
+        except Exception as error:  # a schema that refers to nothing, or a number that no rule can be held to
+            return {
+                "action": None,
+                "reason": f"the answer could not be checked: {_words(error)}",
+                "schema_valid": valid,
+            }
         return {"action": action, "reason": None, "schema_valid": True}
 
 
@@ -360,6 +388,7 @@ class LocalModel:
     def __init__(
         self, folder: Path, settings: Mapping[str, Any], grammar: bytes | None, threads: int | None = None
     ) -> None:
+        _require_its_size(folder / settings["model"], settings["model_bytes"])
         # OpenMP's threads wait by spinning: beside another program on the same cores that takes many times as long
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         # numpy, which llama_cpp imports, sets memory aside for each thread of a library that nothing here uses
@@ -511,7 +540,7 @@ class LocalModel:
                 raise OSError("llama.cpp could not write it")
             record.write_text(_state_record(self._settings, partial))
             partial.replace(self._state_path)
-            record.replace(self._state_path.with_name(f"{STATE}.sha256"))
+            record.replace(self._state_path.with_name(STATE_RECORD))
         except OSError as error:
             print(f"{self._state_path} was not written: {error}", file=sys.stderr)
             for left in (partial, record):
@@ -545,7 +574,7 @@ class ServerModel:
         self._url = url.rstrip("/")
         # a proxy of the environment is none of this server's
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-        self._wait_until_loaded()
+        self._wait_until_loaded(min(seconds, _SECONDS_TO_LOAD))
         self._grammar = None if grammar is None else grammar.decode()
         if not has_state:  # the server reads the prefix itself then
             self.state = f"not loaded: {STATE} is missing, damaged or of another model"
@@ -575,9 +604,9 @@ class ServerModel:
             decode_seconds=took["predicted_ms"] / 1000,
         )
 
-    def _wait_until_loaded(self) -> None:
-        """Until /health says so. Raises RuntimeError where nobody does for two minutes."""
-        until, told = time.monotonic() + _SECONDS_TO_LOAD, False
+    def _wait_until_loaded(self, seconds: float) -> None:
+        """Until /health says so. Raises RuntimeError where nobody does for so long."""
+        until, told = time.monotonic() + seconds, False
         while True:
             try:
                 with self._open(f"{self._url}/health", timeout=10):
@@ -588,7 +617,7 @@ class ServerModel:
                 if time.monotonic() > until:
                     raise RuntimeError(f"no llama-server answers at {self._url}: {_words(error)}") from None
             if not told:
-                print(f"waiting for {self._url}, {_SECONDS_TO_LOAD:.0f} seconds at most", file=sys.stderr, flush=True)
+                print(f"waiting for {self._url}, {seconds:.0f} seconds at most", file=sys.stderr, flush=True)
                 told = True
             time.sleep(0.5)
 
@@ -641,9 +670,16 @@ def _settings(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _require_its_size(model: Path, expected: int) -> None:
+    """Raises RuntimeError for a model that is plainly another. Its hash takes seconds: `--verify` compares it."""
+    found = model.stat().st_size
+    if found != expected:
+        raise RuntimeError(f"{model}: found {found:,} bytes, expected {expected:,}: copy the bundle anew")
+
+
 def has_state_of(settings: Mapping[str, Any], folder: Path) -> bool:
     """Whether the state file is whole and, by its record, of the model that the settings name."""
-    state, record = folder / STATE, folder / f"{STATE}.sha256"
+    state, record = folder / STATE, folder / STATE_RECORD
     if not state.is_file() or not record.is_file():
         return False
     return record.read_text(errors="replace") == _state_record(settings, state)
@@ -724,7 +760,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyError as error:
         print(f"client.py: {HERE / SETTINGS} says nothing of {error}: copy the bundle anew", file=sys.stderr)
         return 2
-    except (RuntimeError, OSError, ImportError, MemoryError, ValueError) as error:
+    except ImportError as error:
+        print(f"client.py: {_words(error)}: see INSTALL.md for what to install", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError, MemoryError, ValueError) as error:
         print(f"client.py: {_words(error)}", file=sys.stderr)
         return 2
     if parsed.lines:
