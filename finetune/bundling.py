@@ -5,11 +5,12 @@ The bundle itself is made by `export.bundle`.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from export.bundle import Bundle, BundleSource, Row, Runtime, make
+from export.bundle import Bundle, BundleSource, KnownValues, Row, Runtime, make
 from export.bundle.certificate import evidence, read_report
 from export.chat import Conversation, encode_prompt
 from export.checks import Item, Items, Observation, schema_validator
@@ -22,6 +23,7 @@ from finetune.partner import trained_system_prompt
 
 _ROUNDED_TO_TOKENS = 256
 _LEAST_CONTEXT_TOKENS = 512
+_SHOWN = 5
 
 
 class BundleSettings(Frozen):
@@ -84,10 +86,10 @@ def choose_file(report: Mapping[str, Any], name: str | None, *, accept_unproven:
     if name is None:
         passed = [s for s in files if s["verdict"] == "pass"]
         if not passed:
-            raise ExportError(
-                f"no GGUF file of this run passed: found {listed}; expected one to ship. Name one with --file, and "
-                "take one that cannot be told with --accept-unproven."
-            )
+            to_do = "Measure on more rows (check.rows), or train or quantize otherwise."
+            if any(s["verdict"] == "cannot tell" for s in files):
+                to_do = "Take one that cannot be told with --file NAME --accept-unproven, or measure on more rows."
+            raise ExportError(f"no GGUF file of this run passed: found {listed}; expected one to ship. {to_do}")
         return min(passed, key=lambda s: int(s["size_bytes"]))
     found = next((s for s in files if s["name"] == name), None)
     if found is None:
@@ -137,10 +139,7 @@ def _runtime(settings: BundleSettings, room: DeviceBudget | None, needed: int, m
     if room is None:
         context = needed if settings.context_tokens is None else settings.context_tokens
         if context < needed:
-            raise RecipeError(
-                f"--context {context:,}: the rows need {needed:,} tokens (the longest prompt and twice the longest "
-                "answer). Give so many or more, or leave it out."
-            )
+            raise _too_short(context, needed)
         return Runtime(context_tokens=context, max_new_tokens=most, cache_type=settings.cache_type or "f16")
     context, cache = settings.context_tokens or room.context_tokens, settings.cache_type or room.cache_type
     if context > room.context_tokens or (cache, room.cache_type) == ("f16", "q8_0"):
@@ -149,12 +148,21 @@ def _runtime(settings: BundleSettings, room: DeviceBudget | None, needed: int, m
             f"{room.cache_type} cache; {context:,} tokens and a {cache} cache may not fit there. Leave --context and "
             "--cache-type out, or change export.target and run again."
         )
+    if needed > context and settings.context_tokens is not None:
+        raise _too_short(context, needed)
     if needed > context:
         raise RecipeError(
             f"the rows need a context of {needed:,} tokens (the longest prompt and twice the longest answer), and the "
             f"file was sized for {context:,} on {room.device}. Raise export.target.context_tokens and run again."
         )
     return Runtime(context_tokens=context, max_new_tokens=most, cache_type=cache)
+
+
+def _too_short(context: int, needed: int) -> RecipeError:
+    return RecipeError(
+        f"--context {context:,}: the rows need {needed:,} tokens (the longest prompt and twice the longest answer). "
+        "Give so many or more, or leave it out."
+    )
 
 
 def _measured(run: Path) -> _Measured:
@@ -255,11 +263,25 @@ def summary(made: Bundle) -> list[str]:
         lines.append(
             f"known values: refuse {made.known.refused:,} of {made.known.held_out:,} right answers of held-out rows"
         )
-        lines += [
-            f"known values: say nothing of {path}, whose values are many, and stand in the command in {rule.said:,} of "
-            f"{rule.rows:,} rows: only the schema holds it"
-            for path, rule in made.known.fields.items()
-            if rule.kind == "free"
-        ]
+        lines += list(_held_fields(made.known))
     lines.append(f"client: {made.trial.peak_memory_bytes / 1e6:,.0f} MB at most for one command")
     return [*lines, f"bundle: {made.folder} and {made.archive.name}"]
+
+
+def _held_fields(known: KnownValues) -> Iterator[str]:
+    """How many fields the rows say enough of, and which they do not."""
+    kinds = Counter(rule.kind for rule in known.fields.values())
+    yield (
+        f"known values: of {len(known.fields):,} fields {kinds['closed']:,} are held to the values seen, and "
+        f"{kinds['quoted']:,} to the command's words"
+    )
+    free = {path: rule for path, rule in known.fields.items() if rule.kind == "free"}
+    if free:
+        shown = ", ".join(
+            f"{path} ({rule.rows:,} rows, in the command in {rule.said:,})" for path, rule in [*free.items()][:_SHOWN]
+        )
+        more = f", and {len(free) - _SHOWN:,} more" if len(free) > _SHOWN else ""
+        yield (
+            f"known values: of {len(free):,} fields the rows say too little, and only the schema holds them: "
+            f"{shown}{more}"
+        )

@@ -4,7 +4,7 @@ The arithmetic is `export.device`'s, with its errors taken off, so that what is 
 Which types the bytes are then spent on is `export.search`'s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.artifacts import StageResult
@@ -13,7 +13,7 @@ from export.device.memory import MEMORY_ERROR_SHARE, peak_memory
 from export.device.profile import CacheType, DeviceProfile
 from export.device.speed import multiplied, token_seconds
 from export.errors import RecipeError
-from export.formats.target import Target
+from export.formats.target import Target, least_tensor_bytes
 from export.readers.gguf import read_gguf
 from export.stage import read_manifest
 from finetune.devices import THIS_MACHINE, find_device
@@ -89,7 +89,8 @@ def require_room(step: Target, model: Path, say: Callable[[str], None]) -> None:
         sixteen_bit_header_bytes = min(tensor.offset for tensor in content.tensors)
         asked = step.bytes_asked(sixteen_bit_header_bytes, sum(tensor.weights for tensor in content.tensors))
         if asked is None:
-            asked = device_budget(header, find_device(str(step.device), say), limits_of(step), model).size_bytes
+            device = find_device(str(step.device), say)
+            asked = device_budget(header, device, limits_of(step), model, types=step.types).size_bytes
     if (least := step.least_bytes(content)) > asked:
         raise RecipeError(
             f"export.target: {asked:,} bytes are asked for, and with every tensor in its smallest candidate type the "
@@ -97,8 +98,10 @@ def require_room(step: Target, model: Path, say: Callable[[str], None]) -> None:
         )
 
 
-def device_budget(source: Path, device: DeviceProfile, limits: Limits, folder: Path) -> DeviceBudget:
-    """The bytes that the 16-bit file `source` may become on the device; `folder` is the stage's.
+def device_budget(
+    source: Path, device: DeviceProfile, limits: Limits, folder: Path, *, types: Sequence[str]
+) -> DeviceBudget:
+    """The bytes that the 16-bit file `source` may become on the device, of `types`; `folder` is the stage's.
 
     Raises RecipeError where nothing is left for a file, with the constraint that takes it, and what each type of cache
     would leave.
@@ -108,7 +111,7 @@ def device_budget(source: Path, device: DeviceProfile, limits: Limits, folder: P
             f"export.target.device: {device.title} runs {' and '.join(device.formats)} only, and no GGUF."
         )
     model = model_of_sixteen_bit(source, limits)
-    plain, *smaller = (_with_cache(model, device, limits, kind, folder) for kind in _CACHES)
+    plain, *smaller = (_with_cache(model, device, limits, kind, folder, types) for kind in _CACHES)
     best = max((plain, *smaller), key=lambda budget: budget.size_bytes)
     if best.size_bytes <= plain.size_bytes * _WORTH_A_SMALLER_CACHE:
         best = plain
@@ -121,7 +124,7 @@ def device_budget(source: Path, device: DeviceProfile, limits: Limits, folder: P
 
 
 def _with_cache(
-    model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType, folder: Path
+    model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType, folder: Path, types: Sequence[str]
 ) -> DeviceBudget:
     plan = model.plan(_PLAN)
     needs = model.needs[limits.context_tokens]
@@ -129,7 +132,7 @@ def _with_cache(
     copied = device.model_copy(update={"weights": "copied", "packs": (_PLAN,) if device.packs else ()})
     beside = peak_memory(plan, model.shape.cache, needs, cache_type, copied).needed_bytes - plan.weight_bytes
     by_memory = device.usable_memory_bytes.value / (1 + MEMORY_ERROR_SHARE) - beside + plan.header_bytes
-    by_speed = _by_speed(model, device, limits, cache_type)
+    by_speed = _by_speed(model, device, limits, cache_type, types)
     size = by_memory if by_speed is None else min(by_memory, by_speed)
     weights = sum(tensor.weights for tensor in plan.tensors)
     return DeviceBudget(
@@ -143,10 +146,13 @@ def _with_cache(
     )
 
 
-def _by_speed(model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType) -> float | None:
+def _by_speed(
+    model: Model, device: DeviceProfile, limits: Limits, cache_type: CacheType, types: Sequence[str]
+) -> float | None:
     """Bytes of a file whose tokens come fast enough, by the slowest rate of the types that were measured.
 
-    An embedding that is only looked up costs no time: it is counted as large as in the plan.
+    An embedding that is only looked up costs no time, and the search may take from it for what every token reads: it is
+    counted as small as it can become.
     """
     if limits.min_tokens_per_second is None:
         return None
@@ -159,4 +165,6 @@ def _by_speed(model: Model, device: DeviceProfile, limits: Limits, cache_type: C
     rates = [rate.decode_bytes_per_second for rate in device.rates.values()]
     slowest = min([device.decode_bytes_per_second.value, *rates])
     held = sum(tensor.size_bytes for tensor in read)
-    return plan.size_bytes - held + allowed * slowest * held / sum(shares.values())
+    looked_up = [tensor for tensor in plan.tensors if tensor.name not in shares]
+    spared = sum(tensor.size_bytes - least_tensor_bytes(tensor, types) for tensor in looked_up)
+    return plan.size_bytes - spared - held + allowed * slowest * held / sum(shares.values())

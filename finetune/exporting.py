@@ -110,12 +110,14 @@ class Exporting:
             **flatten("limits", limits.model_dump(mode="json")),
             **flatten("file", step.settings_for(sixteen_bit)),
             "device": device_identity(name),
+            "types": ", ".join(step.types),
             "merged": self._merged_sha256,
             **version_inputs(step.tool_versions()),
         }
 
         def work(out: Path) -> DeviceBudget:
-            return device_budget(self._export(step, sixteen_bit).path, find_device(name, self._say), limits, out)
+            sixteen_bit_file, device = self._export(step, sixteen_bit).path, find_device(name, self._say)
+            return device_budget(sixteen_bit_file, device, limits, out, types=step.types)
 
         (variant,) = step.variants()
         budget = self._run_budget(variant, inputs, work)

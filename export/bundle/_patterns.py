@@ -109,6 +109,8 @@ def _class(text: str, place: int) -> tuple[tuple[Span, ...], int]:
     is_negated = text.startswith("[^", place)
     at = place + 1 + is_negated
     spans: list[Span] = []
+    if text[at : at + 1] == "]":
+        raise ValueError(f"{text[place : at + 1]!r}, which is read in two ways: write \\] for the sign")
     while text[at : at + 1] != "]":
         if is_negated and text.startswith(("\\w", "\\d"), at):
             raise ValueError(f"{text[at : at + 2]!r} in [^], which is read in two ways: write out which characters")

@@ -6,7 +6,7 @@ quotation marks in texts. What can be said otherwise is; the rest is refused by 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -56,6 +56,8 @@ class _Preparing:
         found = {keyword: schema[keyword] for keyword in schema if keyword in read_of(schema)}
         if "properties" in found and "required" in schema:  # those that are no properties are told
             found["required"] = [name for name in schema["required"] if name in found["properties"]]
+        if "type" in found:
+            found |= _values_of_type(found, found["type"], where)
         if "$ref" in found:
             found["$ref"] = self._renamed(found["$ref"], where)
         if "pattern" in found:
@@ -119,10 +121,13 @@ class _Preparing:
         part, place = self._followed(part, place)
         if not isinstance(part, Mapping):
             return part, place
+        if choice := part.keys() & {"anyOf", "oneOf"}:
+            to_do = f"Write the type {kind!r} into each of its ways."
+            raise _refused(f"{place}/{min(choice)}", "is a choice beside a type", to_do)
+        if part.keys() & {"enum", "const"}:
+            return {**part, **_values_of_type(part, kind, place)}, place
         own = part.get("type")
-        if part.keys() & {"enum", "const"} or own == kind or (own == "integer" and kind == "number"):
-            return part, place
-        if isinstance(kind, list) and own in kind:
+        if own == kind or (own == "integer" and kind == "number") or (isinstance(kind, list) and own in kind):
             return part, place
         if own is not None:
             to_do = "Give one type."
@@ -172,6 +177,28 @@ class _Preparing:
             else:
                 return None
         return target
+
+
+def _values_of_type(schema: Mapping[str, Any], kind: str | Sequence[str], where: str) -> dict[str, Any]:
+    """What of an enum or a const is of the type beside it, which the converter passes over.
+
+    Raises ExportError where nothing is.
+    """
+    kinds = (kind,) if isinstance(kind, str) else kind
+    enum = [value for value in schema.get("enum", ()) if any(_is_of(value, one) for one in kinds)]
+    if "enum" in schema and not enum:
+        raise _refused(f"{where}/enum", f"has no value of the type {kind!r}", "Leave out the type, or the values.")
+    if "const" in schema and not any(_is_of(schema["const"], one) for one in kinds):
+        raise _refused(f"{where}/const", f"is not of the type {kind!r}", "Leave out one of them.")
+    return {"enum": enum} if enum else {}
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    if isinstance(value, int | float):
+        return kind == "number" or (kind == "integer" and value == int(value))
+    return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")
 
 
 def _pattern(pattern: str, where: str) -> str:

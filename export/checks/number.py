@@ -47,16 +47,22 @@ def _says_any(text: str) -> bool:
 def is_right(answer: str, reference: str) -> bool:
     """Whether an answer ends in the reference's number, or in its time of the day: 9:45 is not 8:40, one ratio though.
 
-    A reference that has both is right by either, and so is "12 500", which may be one number or two. Where the answer
-    has no time, a reference of nothing but 3:10 may be said as the ratio 3/10, and 3:00 as 3.
+    A reference that has both is right by either, and so is "12 500", which may be one number or two. Where only one of
+    the two has a time, and nothing else, it is a ratio: 3:10 is 3/10, and 3:00 is 3.
     """
     wanted_time, given_time = final_time(_said(reference)), final_time(_said(answer))
     if wanted_time is not None and given_time == wanted_time:
         return True
-    wanted = _readings(reference)
-    if wanted_time is not None and not wanted and given_time is None:
-        wanted = [Number(Fraction(wanted_time[0], wanted_time[1] or 1))]
-    return any(one.equals(other) for one in wanted for other in _readings(answer))
+    wanted, given = _readings(reference), _readings(answer)
+    if wanted_time is not None and given_time is None:
+        wanted = wanted or [_ratio(wanted_time)]
+    elif given_time is not None and wanted_time is None:
+        given = given or [_ratio(given_time)]
+    return any(one.equals(other) for one in wanted for other in given)
+
+
+def _ratio(time: tuple[int, int]) -> Number:
+    return Number(Fraction(time[0], time[1] or 1))
 
 
 def _readings(text: str) -> list[Number]:

@@ -22,6 +22,7 @@ from export.plugins import nearest
 from export.readers.gguf import block_size
 
 if TYPE_CHECKING:
+    from export.device.sizes import PlannedTensor
     from export.readers.gguf import GgufContent, StoredTensor
     from export.search import Search, SearchRecord
     from export.search.type_files import TypeFiles
@@ -101,12 +102,8 @@ class Target(Format):
 
         The search knows it to the byte, but only of files that are there; this is known before anything is trained.
         """
-        return min(tensor.offset for tensor in content.tensors) + sum(map(self._least_of, content.tensors))
-
-    def _least_of(self, tensor: "StoredTensor") -> int:
-        blocks = [block_size(name) for name in self.types if tensor.row < tensor.weights]
-        fitting = [tensor.weights // block * of_block for block, of_block in blocks if tensor.row % block == 0]
-        return min([*fitting, tensor.size_bytes])
+        least = sum(least_tensor_bytes(tensor, self.types) for tensor in content.tensors)
+        return min(tensor.offset for tensor in content.tensors) + least
 
     def bytes_asked(self, header_bytes: int, weights: int) -> int | None:
         """How large a file with that header and so many weights may be; None where a device is to say it."""
@@ -224,6 +221,13 @@ class Target(Format):
             )
         (out / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return described(path, self._name.removeprefix("gguf-"), fallbacks, self.tool_versions(), importances)
+
+
+def least_tensor_bytes(tensor: "StoredTensor | PlannedTensor", types: Sequence[str]) -> int:
+    """What a tensor takes in the smallest of these types that its rows divide into; a vector is never quantized."""
+    blocks = [block_size(name) for name in types if tensor.row < tensor.weights]
+    fitting = [tensor.weights // block * of_block for block, of_block in blocks if tensor.row % block == 0]
+    return min([*fitting, tensor.size_bytes])
 
 
 def _at_least(types: dict[str, str]) -> str:

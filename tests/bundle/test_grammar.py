@@ -216,6 +216,8 @@ def test_a_pattern_lets_the_texts_pass_that_pythons_does(passes, pattern):
             ("^(a$", "without its ')'"),
             ("^[z-a]$", "no such ends"),
             (r"^\x01$", "no JSON text"),
+            (r"^[^]]+$", "read in two ways"),
+            (r"^[]a]$", "read in two ways"),
         ),
     ],
 )
@@ -322,6 +324,11 @@ OBJECT = {"type": "object"}
             ("a", "then"),
         ),
         ({"enum": ["😀", "x"]}, None),
+        # values of another type than the one beside them
+        ({"type": "string", "enum": ["mon", 1, None, True]}, None),
+        ({"type": "integer", "enum": ["mon", 1, 2.0, 2.5, True]}, None),
+        ({"type": "string", "allOf": [{"enum": ["mon", 1]}]}, None),
+        ({"type": ["string", "null"], "allOf": [{"enum": ["mon", None, 1]}]}, None),
         # a property's rule is not that of a definition of its name
         (
             {
@@ -387,6 +394,9 @@ def _keys_within(value):
             "#/$defs/body/anyOf is a choice within an allOf",
         ),
         ({"type": "string", "allOf": [WHOLE]}, "#/allOf/0/type is 'integer' beside 'string'"),
+        ({"type": "integer", "allOf": [{"enum": ["a", "b"]}]}, "#/allOf/0/enum has no value of the type 'integer'"),
+        ({"type": "string", "const": 1}, "#/const is not of the type 'string'"),
+        ({"type": "string", "allOf": [{"anyOf": [{"enum": ["a"]}, WHOLE]}]}, "#/allOf/0/anyOf is a choice beside a"),
         (
             {"allOf": [{"properties": {"a": WHOLE}}, {"properties": {"a": TEXT}}]},
             "#/allOf/1/properties/a stands in two",

@@ -6,23 +6,32 @@ from export.bundle import Runtime
 from export.device.budget import Limits, fit
 from export.device.memory import MEMORY_ERROR_SHARE
 from export.device.sizes import as_it_is
+from export.device.speed import token_seconds
 from export.errors import RecipeError
 from export.formats import ExportRows
 from export.formats.gguf import Gguf
-from export.formats.target import Target
+from export.formats.target import Target, least_tensor_bytes
 from export.readers.gguf import read_gguf
+from finetune import device_target
 from finetune.bundling import BundleSettings, _runtime
-from finetune.device_target import device_budget
 from finetune.fitting import model_of_sixteen_bit
 from finetune.preflight import inspect
 from finetune.recipe import load
 from tests.device_profiles import a_device
+from tests.export import tiny_models
 
 
 @pytest.fixture(scope="module")
 def source(tiny_qwen, tmp_path_factory):
     out = tmp_path_factory.mktemp("f16")
     return Gguf(types=()).quantize("gguf-f16", tiny_qwen, ExportRows(), out, {}.__getitem__).path
+
+
+TYPES = Target.model_fields["types"].default
+
+
+def device_budget(source, device, limits, folder, types=TYPES):
+    return device_target.device_budget(source, device, limits, folder, types=types)
 
 
 def _verdict(source, device, limits, size_bytes, cache_type):
@@ -62,6 +71,33 @@ def test_speed_is_told_by_the_slowest_type_that_was_measured(source):
     slow = {"iq4_xs": {"decode_bytes_per_second": 5e8, "prefill_flops_per_second": 1e10}}
     plain, slower = (device_budget(source, a_device(400, rates=r), limits, source.parent) for r in ({}, slow))
     assert slower.by_speed_bytes < 0.7 * plain.by_speed_bytes
+
+
+def test_a_speed_is_held_however_small_the_search_makes_an_embedding_that_is_only_looked_up(tmp_path):
+    model = tiny_models.build(tmp_path / "model", "qwen2", tied=False, hidden_size=256)
+    source = Gguf(types=()).quantize("gguf-f16", model, ExportRows(), tmp_path, {}.__getitem__).path
+    limits, device = Limits(context_tokens=256, min_tokens_per_second=300), a_device(400, rate=10**9)
+    budget = device_budget(source, device, limits, tmp_path)
+    assert budget.binding == "tokens per second"
+    found = model_of_sixteen_bit(source, limits)
+    plan = found.plan("q8_0")
+    (embedding,) = (tensor for tensor in plan.tensors if tensor.name == "token_embd.weight")
+    for stored_as in TYPES:
+        small = min(least_tensor_bytes(embedding, [stored_as]), embedding.size_bytes)
+        read_bytes = budget.size_bytes - plan.header_bytes - small
+        tensors = [
+            t.model_copy(
+                update={"size_bytes": small if t is embedding else int(t.size_bytes * read_bytes / _read(plan))}
+            )
+            for t in plan.tensors
+        ]
+        seconds = token_seconds(tensors, found.shape, device, cache_type=budget.cache_type, cached_tokens=256)
+        assert (1 - device.decode_error_share) / seconds >= 300 * 0.999, stored_as
+
+
+def _read(plan):
+    """Bytes of a plan's tensors, the embedding left out."""
+    return sum(tensor.size_bytes for tensor in plan.tensors if tensor.name != "token_embd.weight")
 
 
 def test_a_bundle_takes_the_context_and_the_cache_that_its_file_was_sized_for(source, tmp_path):

@@ -122,7 +122,9 @@ def test_from_a_device_to_a_file_that_it_has_room_for(tmp_path, capsys):
     command = ["run", str(recipe), "--out", str(run)]
     recipe.write_text(before.replace("q4_0", "") + after, encoding="utf-8")
     cli.main(command)
-    plenty = device_budget(run / "export/gguf-f16/model-f16.gguf", a_device(400), Limits(context_tokens=256), run)
+    plenty = device_budget(
+        run / "export/gguf-f16/model-f16.gguf", a_device(400), Limits(context_tokens=256), run, types=["q8_0"]
+    )
     beside = 400e6 / (1 + MEMORY_ERROR_SHARE) - plenty.by_memory_bytes
     small = a_device((beside + 3.4e6) * (1 + MEMORY_ERROR_SHARE) / 1e6).model_dump(mode="json")
     (tmp_path / "board.yaml").write_text(json.dumps(small), encoding="utf-8")
