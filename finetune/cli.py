@@ -37,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fieldtune: {error}", file=sys.stderr)
         return EXIT_BROKEN_CONTRACT if isinstance(error, ContractError) else EXIT_ERROR
     except KeyboardInterrupt:
-        message = "stopped. Finished stages are kept; run the same command again to go on from there."
-        print(f"\nfieldtune: {message}", file=sys.stderr)
+        keeps = hasattr(parsed, "recipe")  # what runs a recipe has stages
+        message = (
+            "Finished stages are kept; run the same command again to go on from there." if keeps else "Run it again."
+        )
+        print(f"\nfieldtune: stopped. {message}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # the reader of our output (head, less) has gone; there is nobody left to tell

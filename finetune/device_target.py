@@ -53,6 +53,11 @@ class DeviceBudget(StageResult):
     def sentence(self) -> str:
         """The budget in words."""
         speed = "" if self.by_speed_bytes is None else f", {self.by_speed_bytes / 1e6:,.1f} MB by its speed"
+        if self.size_bytes <= 0:
+            return (
+                f"{self.device} has no room for any file: {-self.size_bytes / 1e6:,.1f} MB are lacking before there is "
+                f"one, with {self.context_tokens:,} tokens in a {self.cache_type} cache; {self.binding} binds"
+            )
         return (
             f"{self.device} leaves {self.by_memory_bytes / 1e6:,.1f} MB for the file by its memory{speed}, errors of "
             f"the predictions taken off: {self.size_bytes / 1e6:,.1f} MB ({self.bits_per_weight:.2f} bits per weight), "
@@ -117,7 +122,7 @@ def device_budget(
         best = plain
     if best.size_bytes <= 0:
         raise RecipeError(
-            f"export.target: {best.sentence()}: nothing is left. Ask for a shorter context_tokens or fewer "
+            f"export.target: {best.sentence()}. Ask for a shorter context_tokens or fewer "
             "min_tokens_per_second, or look at `fieldtune fit`, which tells what would do."
         )
     return best

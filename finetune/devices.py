@@ -35,7 +35,7 @@ def find_device(name_or_path: str, say: Callable[[str], None]) -> DeviceProfile:
         from export.device.probing import probe
 
         return probe(say)
-    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+    if is_profile_path(name_or_path):
         return load_device(Path(name_or_path).expanduser())
     known = shipped_devices()
     if name_or_path not in known:
@@ -44,6 +44,11 @@ def find_device(name_or_path: str, say: Callable[[str], None]) -> DeviceProfile:
             "own is given as a path, such as ./my_board.yaml."
         )
     return load_device(known[name_or_path])
+
+
+def is_profile_path(name_or_path: str) -> bool:
+    """Whether a device is given by its profile's path, and not by its name."""
+    return name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
 
 
 def device_identity(name_or_path: str) -> str:

@@ -67,6 +67,8 @@ def _device_probe(parsed: argparse.Namespace) -> int:
     from finetune.devices import device_text, write_device
     from finetune.terminal import say
 
+    if parsed.out is not None:
+        _require_a_new_file(parsed.out)
     device = probe(lambda line: print(line, file=sys.stderr, flush=True))
     if parsed.out is None:
         print(device_text(device), end="")
@@ -74,6 +76,14 @@ def _device_probe(parsed: argparse.Namespace) -> int:
     write_device(device, parsed.out)
     say(f"{parsed.out}: give it to --device")
     return 0
+
+
+def _require_a_new_file(path: Path) -> None:
+    """Raises RecipeError, before anything is measured, for a file that is there or that cannot be written."""
+    if path.exists():
+        raise RecipeError(f"--out {path}: is there already, and would be replaced. Give another name, or remove it.")
+    if not path.absolute().parent.is_dir():
+        raise RecipeError(f"--out {path}: there is no folder {path.parent}. Make it, or choose another place.")
 
 
 def _fit(parsed: argparse.Namespace) -> int:

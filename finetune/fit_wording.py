@@ -4,6 +4,7 @@ import json
 
 from export.device.budget import Candidate, Fit, Way
 from export.device.memory import MEMORY_ERROR_SHARE, Memory
+from export.device.profile import DeviceProfile
 from finetune.fitting import Fitted
 
 _BAR = 24
@@ -21,12 +22,22 @@ def lines(found: Fitted) -> list[str]:
         f"usable memory: {megabytes(fit.usable_bytes)} MB ({_short(device.usable_memory_bytes.source)})",
         f"speed: {device.decode_bytes_per_second.value / 1e9:.1f} GB/s of weights and cache "
         f"({_short(device.decode_bytes_per_second.source)})",
+        *_busy(device),
         "",
         *_table(found),
         "",
         "bars: · program and vocabulary  █ weights  ▓ cache  ▒ computing  ░ can be dropped",
         *notes(found),
         *ending(found),
+    ]
+
+
+def _busy(device: DeviceProfile) -> list[str]:
+    if not device.busy_processors:
+        return []
+    return [
+        f"not idle: {device.busy_processors:.1f} processors were in use by others when this device was probed: speeds "
+        "are told too low, and no error says by how much"
     ]
 
 

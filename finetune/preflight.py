@@ -21,6 +21,7 @@ from finetune.devices import THIS_MACHINE, find_device
 from finetune.hub import is_on_a_hub, resolve_model
 from finetune.recipe import CheckSettings, Recipe
 from finetune.safety import find, read_safety_rows
+from finetune.shipped import folder
 from finetune.subjects import require_thoughts
 
 T = TypeVar("T")
@@ -163,9 +164,11 @@ def _rows(settings: DataSettings, seed: int, chosen: ChosenTemplate | None) -> _
         return _SeenRows(_LATER)
     if chosen is not None and settings.origin == "local" and not Path(settings.path).expanduser().exists():
         fields = ", ".join(chosen.template.fields)
+        sample = folder("data_templates") / f"{chosen.name}.sample.jsonl"
+        such = f" (such as {sample.parent.name}/{sample.name})" if sample.is_file() else ""
         raise DataError(
             f"there is no file or folder {settings.path}. Bring rows of the template {chosen.name!r}, with the fields "
-            f"{fields} (such as data_templates/{chosen.name}.sample.jsonl), and name their file in data.path."
+            f"{fields}{such}, and name their file in data.path."
         )
     mapper = None if chosen is None else chosen.mapper(settings)
     count = 0

@@ -22,6 +22,7 @@ from export.plugins import Chosen
 from export.thought import ThinkingBudget
 from finetune.base_model import ModelSettings
 from finetune.data import DataSettings
+from finetune.devices import is_profile_path
 from finetune.methods import Adapter, Method
 from finetune.mistakes import mistakes, takes_text
 from finetune.safety import is_pack_name
@@ -206,6 +207,11 @@ def _apply(schema: type[Frozen], content: dict[str, Any], override: str) -> None
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise RecipeError(f"--set {override}: expected a key, '=' and a value, such as --set train.max_steps=20.")
     value: Any = parse_yaml(text, f"--set {override}") if text.strip() else _empty(schema, key, override)
+    if isinstance(value, dict) and value and all(inner is None for inner in value.values()):
+        raise RecipeError(
+            f"--set {override}: in YAML {text} is keys without values. To set a text, quote it: "
+            f"--set '{key}=\"{text}\"'."
+        )
     for part in reversed(key.split(".")):
         value = {part: value}
     _merge(content, _anchored(value, Path.cwd()), override)
@@ -239,6 +245,7 @@ _LOCAL_PATHS = (
     ("model", "name"),
     ("check", "safety_items"),
     ("check", "measures", "fields", "json_schema"),
+    ("export", "target", "device"),
     ("general", "data", "path"),
     ("general", "data", "template"),
     ("general", "check", "measures", "fields", "json_schema"),
@@ -270,4 +277,6 @@ def _is_local(section: str, key: str, text: str) -> bool:
         return not re.match(r"^[a-z]+:", text)
     if section == "check":
         return not is_pack_name(text)
+    if section == "export":
+        return is_profile_path(text)
     return text.startswith((".", "/", "~")) or (key == "template" and text.endswith((".yaml", ".yml")))

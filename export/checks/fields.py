@@ -8,6 +8,7 @@ JSON value, each its path and its value, and right where both are.
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
@@ -24,7 +25,7 @@ class Fields(Check):
     """Answers in JSON: valid, by a schema, equal to the reference, slot by slot, and refusing what is out of scope."""
 
     on_by_default: ClassVar[bool] = False
-    reads: ClassVar[str] = "JSON"
+    reads: ClassVar[str] = "JSON that keeps the schema, where there is one"
     right_or_wrong: ClassVar[bool] = True
 
     json_schema: str | dict[str, Any] | None = Field(
@@ -48,8 +49,15 @@ class Fields(Check):
         return ()
 
     def unread(self, expected: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
-        """Those that are no JSON: their rows are left out."""
-        return tuple(text for text in expected if not read(text).has_value)
+        """Those that are no JSON, whose rows are left out, and those that break the schema, which none can keep."""
+        keeps = None if self.json_schema is None else schema_validator(self.json_schema, _SCHEMA_KEY)
+
+        @cache
+        def is_unfit(text: str) -> bool:
+            answer = read(text)
+            return not answer.has_value or (keeps is not None and not keeps(answer.plain))
+
+        return tuple(filter(is_unfit, expected))
 
     def measure(self, work: Items, seen: Observation) -> tuple[Measurement, ...]:
         """Scores of the rows whose reference is JSON; the others ask for no fields, and are counted in a note."""

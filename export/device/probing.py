@@ -46,7 +46,8 @@ def probe(say: Callable[[str], None], *, types: Sequence[str] = PROBED_TYPES, re
     """
     settings = RunSettings(context_tokens=CONTEXT_TOKENS, threads=available_cores())
     passes = []
-    if (busy := busy_processors()) > BUSY_SHARE * settings.threads:
+    is_busy = (busy := busy_processors()) > BUSY_SHARE * settings.threads
+    if is_busy:
         say(
             f"this machine is not idle: {busy:.1f} of {settings.threads} processors were in use over the last minute. "
             "What is measured will be too slow: let it rest, and probe again"
@@ -54,7 +55,8 @@ def probe(say: Callable[[str], None], *, types: Sequence[str] = PROBED_TYPES, re
     for repeat in range(repeats):
         say(f"probing, {repeat + 1} of {repeats}: {', '.join(types)}")
         passes.append(one_pass(types, settings))
-    return profile_of(passes, settings.threads)
+    found = profile_of(passes, settings.threads)
+    return found.model_copy(update={"busy_processors": round(busy, 1)}) if is_busy else found
 
 
 def one_pass(types: Sequence[str], settings: RunSettings) -> dict[str, Ran]:

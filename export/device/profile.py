@@ -75,6 +75,11 @@ class DeviceProfile(Frozen):
     )
     rates: dict[str, TypeRate] = Field(default={}, description="Tensor types that were measured here one by one.")
     cache_rates: dict[CacheType, CacheRate] = Field(default={}, description="Types of cache that were measured here.")
+    busy_processors: float = Field(
+        default=0.0,
+        ge=0,
+        description="Processors that other programs used while the machine was measured: what they took, it has not.",
+    )
     decode_error_share: Share = Field(default=0.25, description="Error of a predicted speed, as a share.")
     prefill_error_share: Share = Field(default=0.5, description="Error of a predicted first token, as a share.")
 

@@ -58,7 +58,10 @@ class Target(Format):
     )
     calibration_rows: int = Field(default=256, ge=1, description="training rows that importance is measured on")
     search_rows: int = Field(
-        default=64, ge=2, description="validation rows, and training rows where these are too few, to measure mixes on"
+        default=64,
+        ge=2,
+        description="validation rows to measure mixes on; where they are too few, training rows too, of those that "
+        "importance was not measured on",
     )
     bands: int = Field(default=3, ge=1, description="parts of the depth whose sensitivity is measured each")
     presets: int = Field(default=2, ge=0, description="llama.cpp's own file types below the target to measure as well")

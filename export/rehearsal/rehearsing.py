@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -73,6 +74,7 @@ def rehearse(settings: RehearsalSettings, say: Callable[[str], None]) -> Rehears
         record = _Record(folder, limit, busy)
         if wrong:
             return record.failed(f"files are not those of {SUMS}: {', '.join(wrong)}")
+        _require_modules(settings.python, folder)
         rows = _rows(settings.rows or folder / ROWS)
         say(f"rehearsing {folder.name}: {limit.memory_bytes / 1e6:,.0f} MB of {limit.kind}, {limit.cpus} processor(s)")
         try:
@@ -107,6 +109,16 @@ def _require_python(python: str) -> None:
         raise RecipeError(
             f"--python {python}: there is no such program. Give the interpreter of the bundle's own .venv."
         )
+
+
+def _require_modules(python: str, folder: Path) -> None:
+    """Raises RecipeError where that interpreter lacks what the client imports: no limit is to blame for it."""
+    needed = ["llama_cpp", *(["jsonschema"] if (folder / SCHEMA).is_file() else [])]
+    code = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n) is None))"
+    done = subprocess.run([python, "-c", code, *needed], capture_output=True, text=True, check=False)
+    if done.returncode != 0 or done.stdout.strip():
+        found = f"lacks {done.stdout.strip()}" if done.stdout.strip() else f"does not run: {done.stderr[-200:].strip()}"
+        raise RecipeError(f"--python {python} {found}. Install in it what the bundle's INSTALL.md says.")
 
 
 def _took(folder: Path) -> str:

@@ -43,7 +43,8 @@ class Search(Frozen):
 class SearchRecord(Frozen):
     """The content of search.json: what was tried on which rows, what was foretold and measured, and what was chosen.
 
-    `undisturbed_kl`, `demoted_kl`, `promoted_kl` and `type_kl` are what sensitivities were told from.
+    `undisturbed_kl`, `demoted_kl`, `promoted_kl` and `type_kl` are what sensitivities were told from; the last three
+    are empty where the target had room for the largest types.
     """
 
     budget_bytes: int
@@ -88,7 +89,7 @@ def search(
     files = TypeFiles(source, names, importances, quantize, folder)
     trials = Trials(files, source, rows, made_from, folder, vocabulary_size, say)
     searching = _Searching(files, settings, importances, trials, budget(files), source)
-    return searching.run(rows)
+    return searching.run(rows, say)
 
 
 class _Searching:
@@ -112,8 +113,14 @@ class _Searching:
         self._type_factors: dict[str, float] = {}
         self._tried: list[tuple[Trial, dict[str, str]]] = []
 
-    def run(self, rows: Sequence[Encoded]) -> SearchRecord:
+    def run(self, rows: Sequence[Encoded], say: Callable[[str], None]) -> SearchRecord:
         self._require_room()
+        largest = {name: self._candidates(name)[-1] for name in self._files.names}
+        if self._files.size_bytes(largest) <= self._budget:
+            say("the target has room for every tensor in its largest type: there is nothing to search for")
+            self._trials.expected = 1
+            found = self._try(largest, "the largest types")
+            return self._record(rows, Divergence(kl_mean=found.kl_mean, stderr=found.stderr), {}, {}, {})
         rungs = ladder(self._source, self._files, self._settings.file_types, self._budget, self._settings.presets)
         self._trials.expected = (
             len(rungs) + len(self._settings.types) + 1 + 2 * len(self._groups) + 1 + self._settings.moves
@@ -126,6 +133,16 @@ class _Searching:
         factors = dict.fromkeys(map(kind_of, self._files.names), 1.0)
         self._try(self._solved(factors), "knapsack")
         self._move(factors)
+        return self._record(rows, undisturbed, demoted, promoted, by_type)
+
+    def _record(
+        self,
+        rows: Sequence[Encoded],
+        undisturbed: Divergence,
+        demoted: dict[str, Divergence],
+        promoted: dict[str, Divergence],
+        by_type: dict[str, Divergence],
+    ) -> SearchRecord:
         best, types = self._best()
         return SearchRecord(
             budget_bytes=self._budget,

@@ -9,6 +9,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import venv
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -274,6 +275,14 @@ def test_a_client_that_dies_is_an_error_with_what_it_said(tmp_path):
 
 
 # ---- figures
+
+
+def test_an_interpreter_without_what_the_client_imports_is_no_failure_of_the_bundle(bundle, tmp_path):
+    bare = tmp_path / "bare"
+    venv.create(bare, with_pip=False)
+    asked = RehearsalSettings(bundle=bundle, memory_bytes=10**9, cpus=1, minutes=0.01, python=str(bare / "bin/python"))
+    with pytest.raises(RecipeError, match="lacks llama_cpp jsonschema"):
+        rehearse(asked, lambda line: None)
 
 
 def test_a_row_that_is_asked_again_says_nothing_new():

@@ -241,6 +241,15 @@ def test_a_mix_is_found_that_keeps_the_budget_and_beats_what_llama_cpp_has(made,
     assert (tmp_path / "mix.gguf").stat().st_size == record.size_bytes
 
 
+def test_where_there_is_room_for_the_largest_types_nothing_is_searched_for(made, tmp_path):
+    said = []
+    record = searched(made, tmp_path / "kept", said, bits=16)
+    assert [trial.name for trial in record.trials] == ["the largest types"]
+    assert set(record.types.values()) == {"q8_0"}
+    assert (record.demoted_kl, record.promoted_kl, record.type_kl) == ({}, {}, {})
+    assert "nothing to search for" in said[0]
+
+
 def test_each_measured_divergence_has_its_error(made, tmp_path):
     record = searched(made, tmp_path / "kept", [], presets=1, moves=1)
     told = [record.undisturbed_kl, *record.trials]

@@ -124,9 +124,9 @@ def test_the_cache_is_kept_in_8_bits_where_that_leaves_more(source):
 
 
 def test_a_device_that_leaves_nothing_is_refused_with_what_binds(source):
-    with pytest.raises(RecipeError, match=r"memory binds: nothing is left"):
+    with pytest.raises(RecipeError, match=r"has no room for any file: .* memory binds\."):
         device_budget(source, a_device(20), Limits(context_tokens=256), source.parent)
-    with pytest.raises(RecipeError, match=r"tokens per second binds: nothing is left"):
+    with pytest.raises(RecipeError, match=r"tokens per second binds\."):
         device_budget(source, a_device(400), Limits(context_tokens=256, min_tokens_per_second=10**9), source.parent)
     with pytest.raises(RecipeError, match=r"runs gptq only"):
         device_budget(source, a_device(400, formats=["gptq"]), Limits(context_tokens=256), source.parent)

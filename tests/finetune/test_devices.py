@@ -122,10 +122,33 @@ def test_a_machine_that_is_not_idle_is_told(monkeypatch, load, told):
     monkeypatch.setattr(probing, "available_cores", lambda: 2)
     monkeypatch.setattr(probing, "busy_processors", lambda: load)
     monkeypatch.setattr(probing, "one_pass", lambda types, settings: {})
-    monkeypatch.setattr(probing, "profile_of", lambda passes, threads: None)
+    monkeypatch.setattr(probing, "profile_of", lambda passes, threads: load_device(PI))
     said = []
-    probe(said.append, repeats=1)
+    found = probe(said.append, repeats=1)
     assert any("1.9 of 2 processors" in line for line in said) == told
+    assert found.busy_processors == (1.9 if told else 0)
+
+
+def test_a_profile_that_was_measured_on_a_busy_machine_says_so_wherever_it_is_used(model, tmp_path, capsys):
+    write_device(load_device(PI).model_copy(update={"busy_processors": 1.9}), tmp_path / "busy.yaml")
+    assert cli.main(["fit", str(model), "--device", str(tmp_path / "busy.yaml"), "--context", "256"]) == 0
+    assert "not idle: 1.9 processors were in use by others" in capsys.readouterr().out
+
+
+def test_a_probe_does_not_begin_where_its_result_cannot_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(probing, "probe", lambda say: pytest.fail("it was measured"))
+    (tmp_path / "recipe.yaml").write_text("name: mine")
+    assert cli.main(["device", "probe", "--out", str(tmp_path / "recipe.yaml")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "recipe.yaml").read_text() == "name: mine"
+    assert cli.main(["device", "probe", "--out", str(tmp_path / "none/board.yaml")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_the_example_that_the_documentation_has_is_a_profile(tmp_path):
+    (_, example, *_) = (shipped.folder("devices") / "README.md").read_text(encoding="utf-8").split("```")
+    (tmp_path / "board.yaml").write_text(example.removeprefix("yaml"), encoding="utf-8")
+    assert load_device(tmp_path / "board.yaml").usable_memory_bytes.value == 300e6
 
 
 def test_device_list_names_every_profile(capsys):

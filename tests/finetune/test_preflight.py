@@ -76,6 +76,17 @@ def test_checks_that_can_read_none_of_the_answers_are_refused_and_some_are_told(
     )
 
 
+def test_answers_that_break_the_recipes_own_schema_are_told_before_anything_is_trained(work):
+    rows = [{"question": f"Is {n}?", "answer": '{"task": "mop"}' if n % 3 else '{"job": "mop"}'} for n in range(30)]
+    write(work / "rows.jsonl", rows)
+    schema = '{"type": "object", "required": ["task"]}'
+    lines = _inspect(work, f"check.measures.fields={{json_schema: {schema}}}")
+    assert lines[2].startswith(
+        "check.measures: fields expects JSON that keeps the schema, where there is one, which 10 of"
+    )
+    assert _inspect(work, "check.measures.fields={}")[2].startswith("model:")
+
+
 def test_rows_that_are_not_there_are_told_with_the_form_that_they_should_have(work):
     problems = _problems(work, "data.path=none.jsonl")
     assert "Bring rows of the template 'question_answer', with the fields question, answer" in problems[1]
@@ -87,7 +98,7 @@ def test_a_target_that_no_mix_can_meet_is_refused_before_anything_is_trained(wor
     assert "1,000 bytes are asked for, and with every tensor in its smallest" in capsys.readouterr().err
     device = "export.target={device: raspberry_pi_5_4gb, context_tokens: 256, min_tokens_per_second: 1000000}"
     assert cli.main([*words, device]) == 2
-    assert "nothing is left" in capsys.readouterr().err
+    assert "has no room for any file" in capsys.readouterr().err
     assert cli.main([*words, "export.target={bits_per_weight: 5}"]) == 0
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from export.compare import Limits
 from export.errors import RecipeError
+from export.formats.target import Target
 from export.plugins import Chosen, names
 from finetune import shipped
 from finetune.data import Contract
@@ -45,6 +46,27 @@ def test_paths_are_relative_to_the_recipe_and_those_of_overrides_to_the_working_
     assert load(_recipe(tmp_path)).data.path == str(tmp_path / "rows.jsonl")
     assert load(_recipe(tmp_path), ["data.path=mine.jsonl"]).data.path == str(elsewhere / "mine.jsonl")
     assert load(_recipe(tmp_path), ["data.path=hf:owner/name"]).data.path == "hf:owner/name"
+
+
+def test_a_device_profile_of_ones_own_is_found_beside_the_recipe_too(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with_device = GOOD.replace("export: {", "export: {target: {device: ./board.yaml}, ")
+    named = ["export.target.device=raspberry_pi_5_4gb"]
+    assert _device(load(_recipe(tmp_path, with_device))) == str(tmp_path / "board.yaml")
+    assert _device(load(_recipe(tmp_path, with_device), named)) == "raspberry_pi_5_4gb"
+
+
+def _device(recipe):
+    (device,) = (step.device for step in recipe.export.steps() if isinstance(step, Target))
+    return device
+
+
+def test_a_placeholder_that_yaml_reads_as_keys_is_told_to_be_quoted(tmp_path):
+    assert "quote it: --set 'data.system_prompt=\"{speech}\"'" in _mistakes(
+        tmp_path, GOOD, ["data.system_prompt={speech}"]
+    )
 
 
 def test_nothing_behind_the_equals_sign_is_the_empty_text_where_a_key_holds_text(tmp_path):
