@@ -86,12 +86,13 @@ def _memory(text: str) -> int:
 
 def _bundle(parsed: argparse.Namespace) -> int:
     from finetune.bundling import BundleSettings, bundle_run, summary
+    from finetune.earlier_run import BUNDLES
     from finetune.terminal import quiet_libraries, say
 
     quiet_libraries()
     settings = BundleSettings(
         run=parsed.run,
-        out=parsed.out or parsed.run / "bundle",
+        out=parsed.out or parsed.run / BUNDLES,
         name=parsed.name,
         file=parsed.file,
         json_schema=parsed.schema,

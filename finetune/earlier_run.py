@@ -14,6 +14,10 @@ from finetune.recipe import Recipe
 from finetune.yaml_text import read_yaml
 
 
+# Where a run's bundles go unless another place is named.
+BUNDLES = "bundle"
+
+
 def refuse_another(folder: Path, recipe: Recipe) -> None:
     """Raises RecipeError where the folder holds what was trained on other rows from elsewhere: maybe hours of work.
 
@@ -64,3 +68,5 @@ def drop_report(folder: Path, say: Callable[[str], None]) -> None:
         report.unlink()
         report.with_suffix(".html").unlink(missing_ok=True)
         say(f"the earlier report was removed ({report}): it told of files that are being replaced")
+        if any((folder / BUNDLES).glob("*")):
+            say(f"{folder / BUNDLES} holds what was packed of the earlier files; it stays as it is")

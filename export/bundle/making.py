@@ -108,6 +108,8 @@ def make(source: BundleSource, out: Path, say: Callable[[str], None]) -> Bundle:
         shutil.rmtree(partial, ignore_errors=True)
         packed.unlink(missing_ok=True)
         raise
+    if others := sorted(path.name for path in out.glob(f"{source.name}.rehearsal-*.json")):
+        say(f"of an earlier bundle, as the hash in them tells: {', '.join(others)}")
     return bundle
 
 
