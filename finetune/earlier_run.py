@@ -13,7 +13,6 @@ from finetune.data import identity
 from finetune.recipe import Recipe
 from finetune.yaml_text import read_yaml
 
-
 # Where a run's bundles go unless another place is named.
 BUNDLES = "bundle"
 
