@@ -116,9 +116,9 @@ RECIPE = """
 name: small
 model: {name: starter}
 data: {path: generated:cleaning_robot, template: cleaning_robot, rows: 400, held_out_share: 0.2}
-train: {max_steps: 60, batch_size: 16, learning_rate: 4e-3, lora: {rank: 16, alpha: 32}}
+train: {max_steps: 20, batch_size: 8, learning_rate: 4e-3, lora: {rank: 16, alpha: 32}}
 export: {gguf: {types: [q1_0], when_failing: [q8_0]}}
-check: {rows: 60, max_new_tokens: 48}
+check: {rows: 30, max_new_tokens: 32}
 """
 
 
