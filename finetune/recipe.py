@@ -207,7 +207,7 @@ def _apply(schema: type[Frozen], content: dict[str, Any], override: str) -> None
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise RecipeError(f"--set {override}: expected a key, '=' and a value, such as --set train.max_steps=20.")
     value: Any = parse_yaml(text, f"--set {override}") if text.strip() else _empty(schema, key, override)
-    if isinstance(value, dict) and value and all(inner is None for inner in value.values()):
+    if isinstance(value, dict) and value and ":" not in text:
         raise RecipeError(
             f"--set {override}: in YAML {text} is keys without values. To set a text, quote it: "
             f"--set '{key}=\"{text}\"'."

@@ -58,6 +58,8 @@ class _Preparing:
             found["required"] = [name for name in schema["required"] if name in found["properties"]]
         if "type" in found:
             found |= _values_of_type(found, found["type"], where)
+            if isinstance(found["type"], list) and found.keys() & {"enum", "const"}:
+                del found["type"]  # the converter would look no further
         if "$ref" in found:
             found["$ref"] = self._renamed(found["$ref"], where)
         if "pattern" in found:
@@ -197,7 +199,7 @@ def _is_of(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or value is None:
         return kind == ("null" if value is None else "boolean")
     if isinstance(value, int | float):
-        return kind == "number" or (kind == "integer" and value == int(value))
+        return kind == "number" or (kind == "integer" and (isinstance(value, int) or value.is_integer()))
     return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")
 
 

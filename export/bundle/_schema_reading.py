@@ -80,11 +80,11 @@ def read_of(schema: Mapping[str, Any]) -> set[str]:
     if "allOf" in schema:  # put together with what is beside it before the converter sees it
         return {"allOf", "type", "properties", "required"}
     kind = schema.get("type")
-    if isinstance(kind, list):
-        return {"type"}
     for exact in ("const", "enum"):
         if exact in schema:
             return {"type", exact}
+    if isinstance(kind, list):
+        return {"type"}
     ways: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
         "object": _read_of_object,
         "array": _read_of_array,

@@ -94,17 +94,23 @@ def make(source: BundleSource, out: Path, say: Callable[[str], None]) -> Bundle:
     folder, archive = out / source.name, out / f"{source.name}.tar.gz"
     _require_its_own_place(folder, archive)
     partial, packed = out / f".{source.name}.partial", out / f".{archive.name}.partial"
+    earlier = out / f".{source.name}.earlier"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         bundle = _fill(source, partial, say)
         say(f"packing {folder}")
         pack(partial, packed, source.name)
-        # both are whole now: what was there goes last
-        shutil.rmtree(folder, ignore_errors=True)
+        # both are whole now
+        shutil.rmtree(earlier, ignore_errors=True)
+        if folder.exists():
+            folder.rename(earlier)
         partial.rename(folder)
         packed.replace(archive)
+        shutil.rmtree(earlier, ignore_errors=True)
     except BaseException:
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         packed.unlink(missing_ok=True)
         raise
@@ -122,13 +128,14 @@ def _require_its_own_place(folder: Path, archive: Path) -> None:
                 f"{folder} is there already, and is no bundle: found no {client.SUMS} and {client.SETTINGS} in it; "
                 f"expected a new folder, or an earlier bundle. {elsewhere}"
             )
-        others = sorted({path.name for path in folder.iterdir()} - named_files(folder))
-        if others:
+        there = {path.name for path in folder.iterdir()}
+        changed = (there & set(client.verify(folder))) - {client.STATE, client.STATE_RECORD}
+        if others := sorted((there - named_files(folder)) | changed):
             raise ExportError(
-                f"{folder} is an earlier bundle with something beside it, which would be removed: {', '.join(others)}. "
-                f"Move that elsewhere. {elsewhere}"
+                f"{folder} is an earlier bundle with files that were added or changed, which would be lost: "
+                f"{', '.join(others)}. Move them elsewhere. {elsewhere}"
             )
-    if archive.exists() and not is_packed_bundle(archive):
+    if archive.exists() and not is_packed_bundle(archive, folder.name):
         raise ExportError(
             f"{archive} is there already, and is no bundle's archive, which would be replaced. {elsewhere}"
         )

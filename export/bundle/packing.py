@@ -5,11 +5,15 @@ import json
 import shutil
 import tarfile
 import zlib
+from itertools import islice
 from pathlib import Path
 
 from export.artifacts import sha256_of_file
 from export.bundle.device.client import SETTINGS, STATE, STATE_RECORD, SUMS, has_state_of, verify
 from export.errors import ExportError, first_line
+
+# Capitals come first, and bundle.json before the rest: the two are among so many of a bundle's entries.
+_FIRST_ENTRIES = 4
 
 
 def write_sums(folder: Path) -> None:
@@ -31,13 +35,14 @@ def pack(folder: Path, archive: Path, name: str) -> None:
             tar.add(path, f"{name}/{path.name}", filter=_anonymous)
 
 
-def is_packed_bundle(archive: Path) -> bool:
-    """Whether a file is an archive that `pack` made, by its first entries."""
+def is_packed_bundle(archive: Path, name: str) -> bool:
+    """Whether a file is an archive that `pack` made of a bundle of that name, by its first entries."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            return any(entry.name.endswith(f"/{SUMS}") for entry in tar)
+            first = {entry.name for entry in islice(tar, _FIRST_ENTRIES)}
     except (OSError, tarfile.TarError, EOFError, zlib.error):
         return False
+    return {f"{name}/{SUMS}", f"{name}/{SETTINGS}"} <= first
 
 
 def named_files(bundle: Path) -> set[str]:

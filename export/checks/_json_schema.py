@@ -16,6 +16,7 @@ def schema_validator(schema: str | dict[str, Any], where: str) -> Callable[[Any]
     """
     from jsonschema import Draft202012Validator, SchemaError, validators
     from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
     content = _read_schema(Path(schema).expanduser(), where) if isinstance(schema, str) else schema
     kind = validators.validator_for(content, default=Draft202012Validator)
@@ -25,7 +26,14 @@ def schema_validator(schema: str | dict[str, Any], where: str) -> Callable[[Any]
         raise RecipeError(f"{where} is no JSON schema: {error.message} (at {error.json_path}).") from None
     _require_references(content, where)
     validator = kind(content, registry=Registry())
-    return lambda value: bool(validator.is_valid(value))
+
+    def keeps(value: Any) -> bool:
+        try:
+            return bool(validator.is_valid(value))
+        except Unresolvable as error:  # what is referred to in other ways than $ref, or by what nothing is told of
+            raise _leads_nowhere(where, error.ref) from None
+
+    return keeps
 
 
 def _require_references(content: Any, where: str) -> None:
@@ -43,8 +51,12 @@ def _require_references(content: Any, where: str) -> None:
             try:
                 resolver.lookup(reference)
             except Unresolvable:
-                raise RecipeError(f"{where} refers to {reference!r}, which is not in it. Put it under $defs.") from None
+                raise _leads_nowhere(where, reference) from None
         pending.extend((inner, resolver.in_subresource(inner)) for inner in part.subresources())
+
+
+def _leads_nowhere(where: str, reference: str) -> RecipeError:
+    return RecipeError(f"{where} refers to {reference!r}, which is not in it. Put it under $defs.")
 
 
 def _read_schema(path: Path, where: str) -> Any:

@@ -89,30 +89,32 @@ def against_merged(right: Sequence[bool], merged: Sequence[bool]) -> AgainstMerg
 
 
 def growth(times: Sequence[float], resident_bytes: Sequence[int], limit_bytes: int) -> Growth | None:
-    """How fast resident memory grew: the mean of 20 rates, each from the beginning of a block of answers to its end.
+    """How fast resident memory grew from the end of the warm-up to the end of the soak.
 
-    Its interval is Student's, at 90 %, over the rates: of memory that wanders they are independent of each other, and
-    about a level they even each other out, so that the interval is wider than it need be. A single step up tells of no
-    growth that goes on. It passes when the upper end is within one hundredth of the limit an hour, and
-    fails when the lower end is beyond it. A soak of less than five minutes is not judged. None where there are too few
-    answers for five blocks.
+    Its interval is Student's, at 90 %, over the rates of 20 parts of equal time: of memory that wanders they are
+    independent of each other, and about a level they even each other out, so that the interval is wider than it need
+    be. A single step up tells of no growth that goes on. It passes when the upper end is within one hundredth of the
+    limit an hour, and fails when the lower end is beyond it. A soak of less than five minutes is not judged. None where
+    there are too few answers for five parts.
     """
     import numpy as np
     from scipy import stats
 
     first = int(len(times) * _WARM_UP_SHARE)
-    kept = len(times) - first
-    blocks = min(_BLOCKS, kept - 1)
+    hours, held = np.asarray(times[first:]) / 3600, np.asarray(resident_bytes[first:], dtype=float)
+    if len(hours) <= _LEAST_BLOCKS:
+        return None
+    ends = np.unique(np.searchsorted(hours, np.linspace(hours[0], hours[-1], _BLOCKS + 1)))
+    blocks = len(ends) - 1
     if blocks < _LEAST_BLOCKS:
         return None
-    ends = np.linspace(first, len(times) - 1, blocks + 1).round().astype(int)
-    rates = np.diff(np.asarray(resident_bytes, dtype=float)[ends]) / np.diff(np.asarray(times)[ends] / 3600)
-    mean = float(rates.mean())
-    reach = float(stats.t.ppf(0.95, len(rates) - 1) * stats.sem(rates))
+    rates = np.diff(held[ends]) / np.diff(hours[ends])
+    grown = float((held[-1] - held[0]) / (hours[-1] - hours[0]))
+    reach = float(stats.t.ppf(0.95, blocks - 1) * stats.sem(rates))
     tolerated = limit_bytes * _TOLERATED_SHARE_PER_HOUR
-    low, high = mean - reach, mean + reach
+    low, high = grown - reach, grown + reach
     return Growth(
-        bytes_per_hour=mean,
+        bytes_per_hour=grown,
         interval=(low, high),
         tolerated_bytes_per_hour=tolerated,
         blocks=blocks,

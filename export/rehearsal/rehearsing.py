@@ -115,7 +115,7 @@ def _require_modules(python: str, folder: Path) -> None:
     """Raises RecipeError where that interpreter lacks what the client imports: no limit is to blame for it."""
     needed = ["llama_cpp", *(["jsonschema"] if (folder / SCHEMA).is_file() else [])]
     code = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n) is None))"
-    done = subprocess.run([python, "-c", code, *needed], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-I", "-c", code, *needed], capture_output=True, text=True, check=False)
     if done.returncode != 0 or done.stdout.strip():
         found = f"lacks {done.stdout.strip()}" if done.stdout.strip() else f"does not run: {done.stderr[-200:].strip()}"
         raise RecipeError(f"--python {python} {found}. Install in it what the bundle's INSTALL.md says.")

@@ -44,7 +44,7 @@ class AgainstMerged(Frozen):
 
 
 class Growth(Frozen):
-    """How fast resident memory grew in the soak: its mean step, and the 90 % interval (see `figures.growth`).
+    """How fast resident memory grew in the soak, and the 90 % interval (see `figures.growth`).
 
     `tolerated_bytes_per_hour` passes: one hundredth of the limit. `verdict` is None for a soak too short to judge.
     """

@@ -115,11 +115,13 @@ class _Searching:
 
     def run(self, rows: Sequence[Encoded], say: Callable[[str], None]) -> SearchRecord:
         self._require_room()
-        largest = {name: self._candidates(name)[-1] for name in self._files.names}
-        if self._files.size_bytes(largest) <= self._budget:
+        largest = self._largest()
+        if self._files.size_bytes(largest[0]) <= self._budget:
             say("the target has room for every tensor in its largest type: there is nothing to search for")
-            self._trials.expected = 1
-            found = self._try(largest, "the largest types")
+            self._trials.expected = len(largest)
+            for number, types in enumerate(largest, start=1):
+                self._try(types, "the largest types" + (f", {number} of {len(largest)}" if len(largest) > 1 else ""))
+            found, _ = self._best()
             return self._record(rows, Divergence(kl_mean=found.kl_mean, stderr=found.stderr), {}, {}, {})
         rungs = ladder(self._source, self._files, self._settings.file_types, self._budget, self._settings.presets)
         self._trials.expected = (
@@ -175,6 +177,21 @@ class _Searching:
         if not found:
             raise ExportError(f"no candidate type divides the rows of {name}. Add q8_0, or another with blocks of 32.")
         return tuple(sorted(found, key=lambda stored_as: self._files.tensor_bytes(name, stored_as)))
+
+    def _largest(self) -> list[dict[str, str]]:
+        """Every tensor in its largest type; several mixes where several types are as large, each preferred in one."""
+        mixes = []
+        for preferred in self._settings.types:
+            mix = {}
+            for name in self._files.names:
+                *_, last = self._candidates(name)
+                as_large = self._files.fits(name, preferred) and (
+                    self._files.tensor_bytes(name, preferred) == self._files.tensor_bytes(name, last)
+                )
+                mix[name] = preferred if as_large else last
+            if mix not in mixes:
+                mixes.append(mix)
+        return mixes
 
     def _require_room(self) -> None:
         smallest = {name: self._candidates(name)[0] for name in self._files.names}

@@ -202,7 +202,7 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
         *(("转-90度", 90, False), ("转-90度", -90, True), ("drive to 3-5", -5, False), ("drive to 3-5", 5, True)),
         *(("前进3万步", 3, False), ("前进3步", 3, True), ("十五分钟", "五", False), ("十五分钟", "十五", True)),
         *(
-            ("星期五", "五", True),
+            ("星期五", "五", False),
             ("三点五", "五", False),
             ("3点5米", 3, False),
             ("3点出发", 3, True),
@@ -329,6 +329,65 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
             ("6点5公里", 6, False),
         ),
         *((("1" + "0" * 400), 10**400, True), ("开灯", True, False), ("8", 8.0, True), ("8", True, False)),
+        # a day of the week is whole, and how often is none
+        *(
+            ("每周一次", "周一", False),
+            ("一周三次", "周三", False),
+            ("每周五遍", "周五", False),
+            ("每周三小时", "周三", False),
+        ),
+        *(("两个礼拜三次", "礼拜三", False), ("每周三到四次", "周三", False), ("房间四周三米", "周三", False)),
+        *(
+            ("每周三打扫", "周三", True),
+            ("每周三次", "每周三次", True),
+            ("周三天气", "周三", True),
+            ("周三回家", "周三", True),
+        ),
+        *(("周三到周五", "周三", True), ("周三打扫客厅", "三", False)),
+        # a half, and a time of the day as words
+        *(
+            ("5个半小时", 5, False),
+            ("2米半", 2, False),
+            ("2天半", 2, False),
+            ("2分半钟", 2, False),
+            ("2又1/2", 2, False),
+        ),
+        *(
+            ("2 and a half hours", 2, False),
+            ("3点半", 3, True),
+            ("三点半打扫", "三点", False),
+            ("三点半", "三点半", True),
+        ),
+        *(
+            ("八点三十分", "八点", False),
+            ("8点30分", "8点", False),
+            ("八点一刻", "八点", False),
+            ("8点开会", "8点", True),
+        ),
+        *(("10:30开会", "10", True), ("10:30开会", "10:30", True), ("晚上8点25度", "25度", True)),
+        *(("两米半", "两米", False), ("三个半小时", "三", False), ("5个半圆", 5, False)),
+        # below zero in other words
+        *(("5 degrees celsius below zero", 5, False), ("5 °C below 0", -5, True), ("minus about 18", -18, True)),
+        *(
+            ("minus-18", 18, False),
+            ("冰点以下5度", 5, False),
+            ("零下差不多18度", -18, True),
+            ("to - 18 degrees", 18, False),
+        ),
+        *(("零下18到20度", 20, False), ("零下18度到-20度", -20, True), ("从5楼到-1楼", -1, True), ("-HK$5", 5, False)),
+        # lists, rooms and thousands
+        *(("clean 101,102", 101102, False), ("clean 101,102", 101, False), ("$1,250", 1250, True)),
+        *(("rooms 5,6,7", 6, True), ("第1,3,5间", 5, True), ("rooms 101,102,103", 102, False)),
+        # traditional characters and mixed numerals
+        *(
+            ("往前走3點5米", 3, False),
+            ("往前走3點5米", 5, False),
+            ("二點五米", "五米", False),
+            ("兩百五", "百五", False),
+        ),
+        *(("廿三号房间", "三", False), ("打扫一百20号房间", 20, False), ("二十5", 5, False), ("3块5毛", 3, False)),
+        # units written out
+        *(("turn 90degrees", 90, True), ("wait 30minutes", 30, True), ("7p.m.", 7, True), ("8o'clock", 8, True)),
     ],
 )
 def test_a_value_is_in_a_command_by_whole_words(command, value, held):

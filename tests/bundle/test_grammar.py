@@ -329,6 +329,8 @@ OBJECT = {"type": "object"}
         ({"type": "integer", "enum": ["mon", 1, 2.0, 2.5, True]}, None),
         ({"type": "string", "allOf": [{"enum": ["mon", 1]}]}, None),
         ({"type": ["string", "null"], "allOf": [{"enum": ["mon", None, 1]}]}, None),
+        ({"type": ["string", "null"], "enum": ["mon", None, 1]}, None),
+        ({"type": ["string", "integer"], "const": "mon"}, None),
         # a property's rule is not that of a definition of its name
         (
             {

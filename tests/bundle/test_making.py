@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from export.artifacts import sha256_of_folder
 from export.bundle import damaged, making, unpack
 from export.bundle.packing import pack
 from export.bundle.prompt import turn_texts
@@ -87,6 +88,21 @@ def test_a_file_of_the_users_is_not_replaced_by_the_archive(run, bundle, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["robot.tar.gz"]
 
 
+def test_an_archive_of_another_project_with_sums_of_its_own_is_not_replaced(run, bundle, tmp_path, capsys):
+    (tmp_path / "SHA256SUMS").write_text("")
+    with tarfile.open(tmp_path / "robot.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "SHA256SUMS", "project/SHA256SUMS")
+    assert _bundle_again(run, tmp_path) == 2
+    assert "no bundle's archive" in capsys.readouterr().err
+
+
+def test_a_file_of_a_bundle_that_was_edited_is_not_lost(run, bundle, tmp_path, capsys):
+    earlier = Path(shutil.copytree(bundle, tmp_path / "robot"))
+    (earlier / "Modelfile").write_text("FROM mine")
+    assert _bundle_again(run, tmp_path) == 2
+    assert "added or changed, which would be lost: Modelfile" in capsys.readouterr().err
+
+
 def test_what_was_put_into_a_bundle_is_not_removed_with_it(run, bundle, tmp_path, capsys):
     earlier = Path(shutil.copytree(bundle, tmp_path / "robot"))
     (earlier / ".venv").mkdir()
@@ -98,14 +114,26 @@ def test_what_was_put_into_a_bundle_is_not_removed_with_it(run, bundle, tmp_path
 def test_an_earlier_bundle_is_replaced_and_only_by_a_whole_one(run, bundle, tmp_path, monkeypatch):
     earlier = Path(shutil.copytree(bundle, tmp_path / "robot"))
     pack(earlier, tmp_path / "robot.tar.gz", "robot")
-    (earlier / "INSTALL.md").write_text("earlier")
+    before = sha256_of_folder(earlier)
 
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(making, "pack", full)
     assert _bundle_again(run, tmp_path) == 2
-    assert (earlier / "INSTALL.md").read_text() == "earlier"
+    assert sha256_of_folder(earlier) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["robot", "robot.tar.gz"]
+    monkeypatch.undo()
+    renamed = Path.rename
+
+    def broken(path, target):
+        if path.name == ".robot.partial":
+            raise KeyboardInterrupt
+        return renamed(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    assert _bundle_again(run, tmp_path) == 130
+    assert sha256_of_folder(earlier) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["robot", "robot.tar.gz"]
     monkeypatch.undo()
     assert _bundle_again(run, tmp_path) == 0

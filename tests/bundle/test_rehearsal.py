@@ -318,6 +318,20 @@ def test_growth_of_memory_is_its_mean_step():
     assert figures.growth([1.0, 2.0], [1, 2], 10) is None
 
 
+def test_growth_is_by_time_and_not_by_answers_where_a_stretch_is_slow():
+    times, seconds = [], 0.0
+    for number in range(6000):
+        seconds += 0.3 if number < 4800 else 3.0
+        times.append(seconds)
+    held = [10**8 + 1024 * number for number in range(6000)]
+    found = figures.growth(times, held, 5 * 10**8)
+    first = int(len(times) * 0.2)
+    assert found is not None
+    assert found.bytes_per_hour == pytest.approx((held[-1] - held[first]) / ((times[-1] - times[first]) / 3600))
+    assert found.verdict != "fail"  # 5 MB/h are tolerated, and 3.8 were grown
+    assert figures.growth([400.0] * 100, [10**8] * 100, 10**8) is None  # no time, no rate
+
+
 def test_memory_that_wanders_is_told_to_grow_no_more_often_than_the_interval_says():
     hour, draws = [3600.0 * n / 1000 for n in range(1001)], np.random.default_rng(0)
     outside = 0

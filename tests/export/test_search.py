@@ -250,6 +250,15 @@ def test_where_there_is_room_for_the_largest_types_nothing_is_searched_for(made,
     assert "nothing to search for" in said[0]
 
 
+def test_of_types_as_large_as_the_largest_the_nearest_is_taken(made, tmp_path):
+    equal = ("q4_0", "iq4_nl", "q2_0")
+    record = searched(made, tmp_path / "kept", [], bits=16, types=equal)
+    assert len(record.trials) == 2
+    again = searched(made, tmp_path / "again", [], bits=16, types=equal[::-1])
+    assert again.types == record.types
+    assert min(trial.kl_mean for trial in record.trials) == record.undisturbed_kl.kl_mean
+
+
 def test_each_measured_divergence_has_its_error(made, tmp_path):
     record = searched(made, tmp_path / "kept", [], presets=1, moves=1)
     told = [record.undisturbed_kl, *record.trials]

@@ -63,6 +63,11 @@ def _device(recipe):
     return device
 
 
+def test_keys_with_null_take_settings_away(tmp_path):
+    assert load(_recipe(tmp_path), ["export={gptq: null, gguf: {types: [q8_0]}}"]).export.named().keys() == {"gguf"}
+    assert not load(_recipe(tmp_path), ["export={gptq: null, gguf: null}"]).export.named()
+
+
 def test_a_placeholder_that_yaml_reads_as_keys_is_told_to_be_quoted(tmp_path):
     assert "quote it: --set 'data.system_prompt=\"{speech}\"'" in _mistakes(
         tmp_path, GOOD, ["data.system_prompt={speech}"]

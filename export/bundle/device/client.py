@@ -17,6 +17,7 @@ Needs Python 3.10 or newer, jsonschema, and llama-cpp-python unless --server is 
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import http.client
 import importlib.metadata
@@ -166,8 +167,9 @@ def says(command: str, value: Any) -> bool:
     """Whether a command, as `spoken`, holds a value: a number that it says, or whole words of it.
 
     A number is compared by what it is worth: 8 is in "08:30", 1000 in "1,000", -90 in 负90, and neither 5 nor 90 is in
-    "turn -90, drive 2.5". Words are whole in a script that parts them, and never cut a number: 三楼 is not in 十三楼.
-    Numbers in Chinese numerals are no numbers here, only words. What can be read in two ways is not held.
+    "turn -90, drive 2.5". Words are whole in a script that parts them, and never cut a number, a time or a weekday:
+    三楼 is not in 十三楼, and 8点 not in 8点30分. Numbers in Chinese numerals are no numbers here, only words. What can
+    be read in two ways is not held.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return _holds(command, spoken(str(value)).strip())
@@ -184,14 +186,18 @@ class _Number(NamedTuple):
 
 
 def _holds(command: str, wanted: str) -> bool:
-    """Whether words stand in a command without cutting a word, a number, or the day of a week."""
-    numbers, days = list(_numbers(command)), [match.span() for match in _WEEKDAY.finditer(command)]
+    """Whether words stand in a command without cutting a word, a number, a time or a weekday."""
+    numbers = _numbers(command)
+    whole = [(number.start, number.end) for number in numbers]
+    days, times = ([match.span() for match in one.finditer(command)] for one in (_WEEKDAY, _TIME))
+    often = [match.span() for match in _HOW_OFTEN.finditer(command)]
     start = command.find(wanted) if wanted else -1
     while start >= 0:
         end = start + len(wanted)
         cut = _joined(command[max(0, start - 1) : start], wanted[0]) or _runs_on(command, end)
-        cut = cut or any(n.start < end and start < n.end and not start <= n.start <= n.end <= end for n in numbers)
-        cut = cut or any(day_start < start < day_end < end for day_start, day_end in days)
+        cut = cut or _is_cut(start, end, [*whole, *days])
+        cut = cut or ((start, end) not in whole and _is_cut(start, end, times))  # an hour by itself is a number
+        cut = cut or any(start <= begin and end == stop for begin, stop in often)
         if wanted[0] in _DASHES and wanted[1:2].isdecimal():  # a range's dash is no sign
             cut = cut or not any(n.start == start and n.value is not None for n in numbers)
         if not cut:
@@ -200,29 +206,54 @@ def _holds(command: str, wanted: str) -> bool:
     return False
 
 
-def _numbers(command: str) -> Iterator[_Number]:
-    place = 0
+def _is_cut(start: int, end: int, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(begin < end and start < stop and not start <= begin <= stop <= end for begin, stop in spans)
+
+
+@functools.lru_cache(maxsize=16)
+def _numbers(command: str) -> tuple[_Number, ...]:
+    found, place = list[_Number](), 0
     while match := _NUMBER.search(command, place):
         place = match.end()
         if match["size"] is None:
             continue
-        start, digits = match.start(), match["size"]
-        size = None if _IN_HAN.fullmatch(digits) else Decimal(digits.replace(",", ""))
-        if size is not None and (_joined(command[max(0, start - 1) : start], digits[0]) or _runs_on(command, place)):
-            size = None
-        before = command[: match.start("size")]
-        if match["minus"]:
-            size = None if size is None else -size
-        elif (signed := _SIGN_BEFORE.search(before)) and not _RANGE_BEFORE.search(before[: signed.start()]):
-            start = signed.start()
-            certain = not _NUMBER_NEAR.search(before[:start])  # 冰箱二区-18度 may be a range
-            size = -size if certain and size is not None else None
-        clock = _TIME_OF_DAY.search(before) is not None
+        if listed := _LIST.match(command, match.start("size")):  # 1,3,5 is three numbers, and 1,3 may be one
+            place = listed.end()
+            found += [
+                _Number(m.start(), m.end(), Decimal(m[0])) for m in _IN_LIST.finditer(command, match.start(), place)
+            ]
+            continue
+        start, size = _signed(command, match)
+        clock = _TIME_OF_DAY.search(command[max(0, match.start() - _NEAR) : match.start()]) is not None
         if other := (_OTHERWISE_BUT_TIMES if clock else _OTHERWISE).match(command, place):
             size, place = None, other.end()
         elif below := _BELOW_ZERO_BEHIND.match(command, place):
             size, place = None if size is None else -abs(size), below.end()
-        yield _Number(start, place, size)
+        found.append(_Number(start, place, size))
+    return tuple(found)
+
+
+def _signed(command: str, match: re.Match[str]) -> tuple[int, Decimal | None]:
+    """Where a number begins, its sign with it, and what it is worth as far as that is clear from what stands before."""
+    start, digits = match.start(), match["size"]
+    begin = match.start("size")
+    before = command[max(0, begin - _NEAR) : begin]
+    if _IN_HAN.fullmatch(digits) or _joined(before[-1:], digits[0]) or _runs_on(command, match.end()):
+        size = None
+    elif "," in digits and not _CURRENCY.search(before) and set(digits.split(",")[1:]) != {"000"}:
+        size = None  # 101,102 may be two rooms
+    else:
+        size = Decimal(digits.replace(",", ""))
+    if match["minus"]:
+        return start, None if size is None else -size
+    if _UNCLEAR_BEFORE.search(before):
+        return start, None
+    signed = _SIGN_BEFORE.search(before)
+    if signed is None or _RANGE_BEFORE.search(before[: signed.start()]):
+        return start, size
+    ahead = before[: signed.start()]
+    certain = _TOWARDS.search(ahead) or not _NUMBER_NEAR.search(ahead)  # 冰箱二区-18度 may be a range
+    return begin - len(before) + signed.start(), -size if certain and size is not None else None
 
 
 def _runs_on(command: str, end: int) -> bool:
@@ -237,48 +268,68 @@ def _joined(left: str, right: str) -> bool:
     return all(one.isalnum() and ord(one) < 0x0590 for one in (left, right) if one) and bool(left and right)
 
 
+_NEAR = 24  # characters before a number that can change it
 _WIDE_COMMA, _PARTING_COMMA = re.compile(r"\s*[，、]\s*"), re.compile(r"\s*,(?!\d)\s*")
-_HAN_DIGITS, _HAN_UNITS = "零〇一二两三四五六七八九壹贰叁肆伍陆柒捌玖", "十百千万亿萬億拾佰仟"
+_HAN_DIGITS, _HAN_UNITS = "零〇一二两兩三四五六七八九几幾壹贰貳叁參肆伍陆陸柒捌玖", "十百千万亿萬億廿卅拾佰仟"
 _HAN = _HAN_DIGITS + _HAN_UNITS
 _IN_HAN = re.compile(f"[{_HAN}]+")
 _DASHES = "-‐−–"
-# 周三 is a day, and 一周三次 and 每周三次 are how often.
-_WEEKDAY = re.compile(rf"(?<![0-9{_HAN}])(?:[周週]|星期|礼拜|禮拜)[一二三四五六](?![次遍回])")
+_WEEK = "(?:[周週]|星期|礼拜|禮拜)[一二三四五六]"
+# 周三 is a day, and 一周三次 and 每周三小时 are how often and how long.
+_COUNTED = f"(?:次|遍|回(?![家来來去])|趟|圈|米|小[时時]|分[钟鐘]|天(?![气氣])|[个個]|[到至][0-9{_HAN}])"
+_WEEKDAY = re.compile(rf"(?<![0-9{_HAN}个個]){_WEEK}(?!{_COUNTED})")
+_HOW_OFTEN = re.compile(rf"(?<=[0-9{_HAN}个個]){_WEEK}|{_WEEK}(?={_COUNTED})")
 # A number with its word for minus; percent is no fraction, and a weekday no number: both are passed by.
+_BELOW = "(?:零度以下|零下|冰点以?下)(?:大?约|大概|差不多)?有?"
 _NUMBER = re.compile(
     rf"百分之|{_WEEKDAY.pattern}"
-    r"|(?P<minus>(?:负|負|零度以下(?:大?约|大概)?|零下(?:大?约|大概)?|\b(?:minus|negative)\b)\s*)?"
+    rf"|(?P<minus>(?:负|負|{_BELOW}|\b(?:minus|negative)\b(?:\s+(?:about|around|roughly))?\s*[{_DASHES}]?)\s*)?"
     rf"(?P<size>(?:\d{{1,3}}(?:,\d{{3}})+(?![\d,])|\d+)(?:\.\d+)?|(?<![^{_DASHES}\s(])\.\d+|[{_HAN}]+)"
 )
+_LIST = re.compile(r"(?!\d+(?:,\d{3})+(?![\d,]))\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?){2,}(?![\d.,])")
+_IN_LIST = re.compile(r"\d+(?:\.\d+)?")
 # Within a word a dash is no sign (room-5), nor with a space behind it, nor right behind a number or its unit: 20-25,
-# 5月1日-5月3日; but in "joint 1 -90" it is one.
-_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}][$€£¥]?\Z")
+# 5月1日-5月3日; but in "joint 1 -90" and behind "to" it is one.
+_CURRENCY = re.compile(r"[a-z]{0,2}[$€£¥₹₩₽฿]\s?\Z")
+_SIGN_BEFORE = re.compile(rf"(?<![A-Za-z0-9)\]])[{_DASHES}](?:[a-z]{{0,2}}[$€£¥₹₩₽฿])?\Z")
+_TOWARDS = re.compile(r"(?:[到至为為是成]|\b(?:to|at|is))\s*\Z")
+# The second end of a range below zero, and a dash with spaces around it where a number is awaited.
+_UNCLEAR_BEFORE = re.compile(
+    rf"(?:负|負|{_BELOW}|\b(?:minus|negative)\s)\s*[0-9.{_HAN}]+\s*[度°]?\s*(?:[{_DASHES}到至~]|\bto\b)\s*\Z"
+    rf"|(?:[到至为為是]|\b(?:to|at|by|is))\s*[{_DASHES}]\s+\Z"
+)
 _UNITS = (
-    "[年月日号点时分秒度米元岁周天个层楼人次升斤块步圈瓦伏倍包杯张页章集档只台份位排座栋路班级°℃%]"
-    "|厘米|毫米|公里|千米|毫升|公斤|千克|小时|分钟|秒钟|点钟|点半|世纪|万元|周岁|°C"
+    "[年月日号點点时時分秒度米元岁周天个個层樓楼人次升斤块塊步圈瓦伏倍包杯张页章集档只台份位排座栋路班级°℃%]"
+    "|厘米|毫米|公里|千米|毫升|公斤|千克|小[时時]|分[钟鐘]|秒[钟鐘]|[点點][钟鐘半]|世纪|万元|周岁|°C"
 )
 _RANGE_BEFORE = re.compile(rf"[0-9{_HAN}](?:{_UNITS})\Z|[0-9]\Z", re.IGNORECASE)
 _NUMBER_NEAR = re.compile(rf"[0-9{_HAN}][\u4e00-\u9fff°℃%]{{0,3}}\Z")
 _UNIT_LETTERS = re.compile(
-    r"(?:[mcdk]?m[23]?|[mk]?g|[mc]?l|m?s|secs?|mins?|h|hrs?|[cf]|k?wh?|m?v|m?ah|[kmg]?hz|rpm|db|k?pa|[ap]m|st|nd|rd|th|x"
-    r"|in|ft|lbs?|oz)(?![a-z0-9])"
+    r"(?:[mcdk]?m[23]?|[mk]?g|[mc]?l|m?s|secs?|mins?|h|hrs?|[cf]|k?wh?|m?v|m?ah|[kmg]?hz|rpm|[km]ph|db|k?pa|[ap]m|st|nd|rd|th"
+    r"|x|in|ft|lbs?|oz|rad|deg[cf]?|degrees?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|times|steps?|percent"
+    r"|inch(?:es)?|feet|met(?:er|re)s?|o'clock|[ap]\.m\.?)(?![a-z0-9])"
 )
 # What is measured behind a decimal point: 3点5米 and 一点五, but 8点20, 三点零五分 and 8点3位 are times of the day.
 _MEASURED = (
-    r"(?:[0-9]+(?=[米度倍秒升斤克元块伏瓦圈吨安牛折%]|公里|千米|厘米|毫米|毫升|公斤|千克|小时|分钟|摄氏度|弧度|赫兹|平方|公分|英)"
-    rf"|[{_HAN_DIGITS}]+(?![{_HAN_DIGITS}刻十半]|分(?!钟)))"
+    r"(?:[0-9]+(?=[米度倍秒升斤克元块塊伏瓦圈吨安牛折%]|公里|千米|厘米|毫米|毫升|公斤|千克|小[时時]|分[钟鐘]|摄氏度|弧度|赫兹|平方|公分|英)"
+    rf"|[{_HAN_DIGITS}]+(?![{_HAN_DIGITS}刻十半]|分(?![钟鐘])))"
 )
-# What makes another number of the digits before it: more digits, a fraction, a power, a unit (3万5; 千克 is one of its
-# own), a word, and what stands behind a measure without one (1米75).
+_MINUTES = rf"(?:[0-5]?[0-9]|[{_HAN}]{{1,3}})分(?![钟鐘])|(?:[0-5][0-9]|[{_HAN}]{{2,3}})(?!{_UNITS}|[0-9{_HAN}])"
+_TIME = re.compile(rf"(?:[0-9]{{1,2}}|[{_HAN}]+)[点點时時](?:半|[一三]刻|{_MINUTES})|[0-9]{{1,2}}:[0-9]{{2}}")
+# What makes another number of the digits before it: more digits, a half, a fraction, a power, a unit (3万5; 千克 is one
+# of its own), a word, and what stands behind a measure without one (1米75).
 _OTHERWISE_BUT_TIMES = re.compile(
     r"(?:[.,]\d+)+|(?:\s?[/⁄×*^]\s?\(?[\d.]+)+|\s\d+[/⁄]\d+|e[-+]?\d+"
+    rf"|(?<=[{_HAN}])[0-9]+|又[0-9{_HAN}]+(?:[/⁄][0-9]+)?|\s?(?!点|點)(?:{_UNITS})?半(?![径夜天空])|\s+and\s+an?\s+(?:half|quarter)\b"
     rf"|\s?(?:千(?![克米瓦卡赫帕焦])|[{_HAN_UNITS.replace('千', '')}])[0-9{_HAN}]*|分之[0-9{_HAN}]+|‰"
     r"|\s*(?:hundred|thousand|million|billion|trillion|dozen)\b|\s+point\s+[0-9]+"
-    rf"|[米块元](?:[0-9]+(?![0-9])|[{_HAN_DIGITS}]+(?![{_HAN}]))(?!{_UNITS}|[遍下回趟毛角])"
+    rf"|[块塊元圆圓][0-9{_HAN}]+[毛角]|[米块塊元](?:[0-9]+(?![0-9])|[{_HAN_DIGITS}]+(?![{_HAN}]))(?!{_UNITS}|[遍下回趟])"
 )
-_OTHERWISE = re.compile(rf"点{_MEASURED}|{_OTHERWISE_BUT_TIMES.pattern}")
-_TIME_OF_DAY = re.compile("(?:早上|早晨|上午|中午|下午|傍晚|晚上|夜里|半夜|凌晨|[今明后][早晚])\\Z")
-_BELOW_ZERO_BEHIND = re.compile(r"\s*(?:°[cf]?|degrees?)?\s*below\s+zero\b")
+_OTHERWISE = re.compile(rf"[点點]{_MEASURED}|{_OTHERWISE_BUT_TIMES.pattern}")
+_TIME_OF_DAY = re.compile("(?:早上|早晨|上午|中午|下午|傍晚|晚上|夜里|夜裡|半夜|凌晨|[今明后後][早晚])\\Z")
+_BELOW_ZERO_BEHIND = re.compile(
+    r"\s*(?:°\s?[cf]?|degrees?(?:\s+(?:c|f|celsius|fahrenheit|centigrade))?|[cf])?\s*below\s+(?:zero|0|freezing)\b"
+)
 
 
 def meaning_problem(known: Mapping[str, Any], action: Any, command: str) -> str | None:
