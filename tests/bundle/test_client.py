@@ -343,7 +343,7 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
             ("周三天气", "周三", True),
             ("周三回家", "周三", True),
         ),
-        *(("周三到周五", "周三", True), ("周三打扫客厅", "三", False)),
+        *(("周三到周五", "周三", True), ("周三打扫客厅", "三", False), ("每个周五", "周五", True)),
         # a half, and a time of the day as words
         *(
             ("5个半小时", 5, False),
@@ -366,6 +366,16 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
         ),
         *(("10:30开会", "10", True), ("10:30开会", "10:30", True), ("晚上8点25度", "25度", True)),
         *(("两米半", "两米", False), ("三个半小时", "三", False), ("5个半圆", 5, False)),
+        # numbers of several words
+        *(("wait twenty five minutes", "five", False), ("wait twenty five minutes", "twenty five", True)),
+        *(("wake me at seven thirty", "seven", False), ("wake me at seven thirty", "seven thirty", True)),
+        *(
+            ("one hundred and five", "five", False),
+            ("minus five", "five", False),
+            ("rooms five six and nine", "six", True),
+        ),
+        *(("five and a half", "five", False), ("two point five", "five", False), ("room five", "five", True)),
+        *(("wait five minutes", "five", True), ("someone", "one", False), ("twenty-one", "twenty", False)),
         # below zero in other words
         *(("5 degrees celsius below zero", 5, False), ("5 °C below 0", -5, True), ("minus about 18", -18, True)),
         *(

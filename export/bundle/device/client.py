@@ -168,8 +168,8 @@ def says(command: str, value: Any) -> bool:
 
     A number is compared by what it is worth: 8 is in "08:30", 1000 in "1,000", -90 in 负90, and neither 5 nor 90 is in
     "turn -90, drive 2.5". Words are whole in a script that parts them, and never cut a number, a time or a weekday:
-    三楼 is not in 十三楼, and 8点 not in 8点30分. Numbers in Chinese numerals are no numbers here, only words. What can
-    be read in two ways is not held.
+    三楼 is not in 十三楼, 8点 not in 8点30分, and five not in "twenty five". Numbers that are not in digits are words
+    here. What can be read in two ways is not held.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return _holds(command, spoken(str(value)).strip())
@@ -189,13 +189,13 @@ def _holds(command: str, wanted: str) -> bool:
     """Whether words stand in a command without cutting a word, a number, a time or a weekday."""
     numbers = _numbers(command)
     whole = [(number.start, number.end) for number in numbers]
-    days, times = ([match.span() for match in one.finditer(command)] for one in (_WEEKDAY, _TIME))
+    spelled, days, times = ([m.span() for m in one.finditer(command)] for one in (_SPELLED, _WEEKDAY, _TIME))
     often = [match.span() for match in _HOW_OFTEN.finditer(command)]
     start = command.find(wanted) if wanted else -1
     while start >= 0:
         end = start + len(wanted)
         cut = _joined(command[max(0, start - 1) : start], wanted[0]) or _runs_on(command, end)
-        cut = cut or _is_cut(start, end, [*whole, *days])
+        cut = cut or _is_cut(start, end, [*whole, *spelled, *days])
         cut = cut or ((start, end) not in whole and _is_cut(start, end, times))  # an hour by itself is a number
         cut = cut or any(start <= begin and end == stop for begin, stop in often)
         if wanted[0] in _DASHES and wanted[1:2].isdecimal():  # a range's dash is no sign
@@ -277,8 +277,8 @@ _DASHES = "-‐−–"
 _WEEK = "(?:[周週]|星期|礼拜|禮拜)[一二三四五六]"
 # 周三 is a day, and 一周三次 and 每周三小时 are how often and how long.
 _COUNTED = f"(?:次|遍|回(?![家来來去])|趟|圈|米|小[时時]|分[钟鐘]|天(?![气氣])|[个個]|[到至][0-9{_HAN}])"
-_WEEKDAY = re.compile(rf"(?<![0-9{_HAN}个個]){_WEEK}(?!{_COUNTED})")
-_HOW_OFTEN = re.compile(rf"(?<=[0-9{_HAN}个個]){_WEEK}|{_WEEK}(?={_COUNTED})")
+_WEEKDAY = re.compile(rf"(?<![0-9{_HAN}])(?<![0-9{_HAN}][个個]){_WEEK}(?!{_COUNTED})")
+_HOW_OFTEN = re.compile(rf"(?:(?<=[0-9{_HAN}])|(?<=[0-9{_HAN}][个個])){_WEEK}|{_WEEK}(?={_COUNTED})")
 # A number with its word for minus; percent is no fraction, and a weekday no number: both are passed by.
 _BELOW = "(?:零度以下|零下|冰点以?下)(?:大?约|大概|差不多)?有?"
 _NUMBER = re.compile(
@@ -308,6 +308,17 @@ _UNIT_LETTERS = re.compile(
     r"(?:[mcdk]?m[23]?|[mk]?g|[mc]?l|m?s|secs?|mins?|h|hrs?|[cf]|k?wh?|m?v|m?ah|[kmg]?hz|rpm|[km]ph|db|k?pa|[ap]m|st|nd|rd|th"
     r"|x|in|ft|lbs?|oz|rad|deg[cf]?|degrees?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|times|steps?|percent"
     r"|inch(?:es)?|feet|met(?:er|re)s?|o'clock|[ap]\.m\.?)(?![a-z0-9])"
+)
+# Numbers of several English words: five is not in "twenty five", "five hundred", "minus five" and "five thirty".
+_ONES = "(?:one|two|three|four|five|six|seven|eight|nine)"
+_TEENS = "(?:ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen)"
+_TENS = "(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)"
+_UP_TO_99 = rf"(?:{_TENS}(?:[\s-]{_ONES})?|{_TEENS}|{_ONES})"
+_SCALE = "(?:hundred|thousand|million|billion)"
+_SPELLED = re.compile(
+    rf"\b(?:(?:minus|negative)\s+)?(?:(?:{_UP_TO_99}|a)\s{_SCALE}(?:\s(?:and\s)?(?:{_UP_TO_99}|{_SCALE}))*"
+    rf"|(?:{_ONES}|{_TEENS})[\s-](?:{_TENS}(?:[\s-]{_ONES})?|{_TEENS})|{_UP_TO_99})"
+    rf"(?:\s+and\s+an?\s+(?:half|quarter)|\s+point(?:\s(?:{_ONES}|zero|oh))+)?\b"
 )
 # What is measured behind a decimal point: 3点5米 and 一点五, but 8点20, 三点零五分 and 8点3位 are times of the day.
 _MEASURED = (
