@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -44,6 +44,18 @@ Bits = Literal[2, 3, 4, 8]
 _ComputedIn = Literal["float32", "bfloat16"]
 GROUP_SIZES = (128, 64, 32)
 _TUNED, _TUNER = "-tuned", "auto-round"
+
+
+class _Work(NamedTuple):
+    """One model to be rounded: how, from which folder into which, and on which calibration sequences."""
+
+    bits: int
+    group_size: int
+    plan: Plan
+    source: Path
+    sequences: list[tuple[int, ...]]
+    out: Path
+    computed_in: _ComputedIn
 
 
 class Gptq(Format):
@@ -156,7 +168,7 @@ class Gptq(Format):
         sequences, used, data_fallbacks = self._calibration(rows, plan)
         computed_in = _computed_in(bits)
         rounded = self._run_tuned if is_tuned else self._run
-        records = rounded(bits, group_size, plan, model.folder, sequences, out, computed_in)
+        records = rounded(_Work(bits, group_size, plan, model.folder, sequences, out, computed_in))
         _copy_other_files(model.folder, out)
         kernel = _check_result(out, sequences[0])
         record = QuantizationRecord(
@@ -265,61 +277,43 @@ class Gptq(Format):
             fallbacks.append(Fallback(what="calibration tokens", asked=asked, used=str(tokens), reason=reason))
         return sequences, used, tuple(fallbacks)
 
-    def _run_tuned(
-        self,
-        bits: int,
-        group_size: int,
-        plan: Plan,
-        source: Path,
-        sequences: list[tuple[int, ...]],
-        out: Path,
-        computed_in: _ComputedIn,
-    ) -> tuple[ModuleRecord, ...]:
+    def _run_tuned(self, work: _Work) -> tuple[ModuleRecord, ...]:
         """The same as `_run`, by AutoRound."""
         tuning = Tuning(
-            source=source,
-            out=out,
-            bits=bits,
-            group_size=group_size,
+            source=work.source,
+            out=work.out,
+            bits=work.bits,
+            group_size=work.group_size,
             symmetric=self.symmetric,
             steps=self.tuning_steps,
-            sequences=tuple(sequences),
-            kept=tuple(plan.kept),
-            computed_in=computed_in,
+            sequences=tuple(work.sequences),
+            kept=tuple(work.plan.kept),
+            computed_in=work.computed_in,
         )
-        return tune(tuning, plan)
+        return tune(tuning, work.plan)
 
     @hf.quiet_gptqmodel()
-    def _run(
-        self,
-        bits: int,
-        group_size: int,
-        plan: Plan,
-        source: Path,
-        sequences: list[tuple[int, ...]],
-        out: Path,
-        computed_in: _ComputedIn,
-    ) -> tuple[ModuleRecord, ...]:
-        """Quantizes the model at `source` and saves it; the layers' records."""
+    def _run(self, work: _Work) -> tuple[ModuleRecord, ...]:
+        """Quantizes the model and saves it; the layers' records."""
         import torch
         from optimum.gptq import GPTQQuantizer
 
-        model = open_model(source, dtype=getattr(torch, computed_in)).model
+        plan, model = work.plan, open_model(work.source, dtype=getattr(torch, work.computed_in)).model
         quantizer = GPTQQuantizer(
-            bits=bits,
-            group_size=group_size,
+            bits=work.bits,
+            group_size=work.group_size,
             damp_percent=self.damp,
             desc_act=self.desc_act,
             act_group_aware=not self.desc_act,
             sym=self.symmetric,
-            dataset=[{"input_ids": [list(s)], "attention_mask": [[1] * len(s)]} for s in sequences],
+            dataset=[{"input_ids": [list(s)], "attention_mask": [[1] * len(s)]} for s in work.sequences],
             # optimum asks for one list for all blocks; where they differ it walks each block's own layers
             modules_in_block_to_quantize=None if plan.blocks_differ else [list(group) for group in plan.passes],
         )
-        check_blocks_take_the_same(model, sequences[0])
+        check_blocks_take_the_same(model, work.sequences[0])
         with recording(model) as records, _packed_without_compiler(), _hidden(model, plan.kept):
             quantizer.quantize_model(model)
-        _save(quantizer, model, plan, out)
+        _save(quantizer, model, plan, work.out)
         del model, quantizer
         gc.collect()
         return tuple(records.values())
