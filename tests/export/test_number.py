@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from export.checks._numerals import han_number
-from export.checks.number import LastNumber, answer_in
+from export.checks.number import LastNumber, answer_in, is_right
 from tests.export.observing import numbers, scores
 
 
@@ -139,6 +139,18 @@ def test_a_reference_that_is_a_time_is_compared_as_one_and_a_ratio_as_a_ratio():
     assert scores(found["number_match"]) == [1, 0, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1]
     assert not found["number_match"].note
     assert scores(found["number_given"]) == [1] * 15
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        *(("10:15", "2:3", True), ("2:3", "10:15", True), ("4:12", "1:3", True), ("4:12", "1:4", False)),
+        *(("3:10", "0.3", True), ("0.3", "3:10", True), ("3:10", "3/10", True), ("9:45", "8:40", False)),
+        *(("3:00", "3", True), ("3:00", "4", False), ("9:45", "9:45", True)),
+    ],
+)
+def test_a_time_beside_a_number_is_a_ratio_on_either_side(answer, reference, right):
+    assert is_right(answer, reference) is right
 
 
 def test_thousands_that_may_be_apart_are_right_by_either_reading():
