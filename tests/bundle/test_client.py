@@ -388,6 +388,7 @@ def test_the_tokens_that_are_always_read_are_the_added_ones_that_are_not_special
         # lists, rooms and thousands
         *(("clean 101,102", 101102, False), ("clean 101,102", 101, False), ("$1,250", 1250, True)),
         *(("rooms 5,6,7", 6, True), ("第1,3,5间", 5, True), ("rooms 101,102,103", 102, False)),
+        *(("goto -1,2,3", 1, False), ("minus 1,2,3", 1, False), ("goto (-1,2,3)", 1, False)),
         # traditional characters and mixed numerals
         *(
             ("往前走3點5米", 3, False),

@@ -217,7 +217,8 @@ def _numbers(command: str) -> tuple[_Number, ...]:
         place = match.end()
         if match["size"] is None:
             continue
-        if listed := _LIST.match(command, match.start("size")):  # 1,3,5 is three numbers, and 1,3 may be one
+        listed = _LIST.match(command, match.start("size"))  # 1,3,5 is three numbers, and 1,3 may be one
+        if listed and not match["minus"] and not _SIGN_BEFORE.search(command[: match.start()][-_NEAR:]):
             place = listed.end()
             found += [
                 _Number(m.start(), m.end(), Decimal(m[0])) for m in _IN_LIST.finditer(command, match.start(), place)
